@@ -1,0 +1,17 @@
+import { defineConfig } from 'vitest/config';
+
+// Tests import the built package ('../dist/...'), so that child processes and worker threads run the very same code:
+// "npm test" builds first; after an edit, "npm run build && npx vitest run test/FILE" does the same for one file.
+const json = process.env.MMAPKV_TEST_JSON;
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    pool: 'forks',
+    // Many tests start processes of their own, and some of them wait for locks: more workers than this only starve them.
+    maxWorkers: 2,
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    reporters: json === undefined ? ['default'] : ['default', ['json', { outputFile: json }]],
+  },
+});
