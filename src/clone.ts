@@ -1,0 +1,67 @@
+/** Objects to bytes and back by the structured clone algorithm, as V8 serializes it (its format is V8's own, read by later versions). */
+import { DefaultDeserializer, DefaultSerializer } from 'node:v8';
+
+/** What V8 refuses to clone. */
+class CloneError extends Error {}
+
+class ValueSerializer extends DefaultSerializer {}
+// V8 calls it, Node's own code constructs it: it must be an ordinary function.
+Object.defineProperty(ValueSerializer.prototype, '_getDataCloneError', {
+  value: function dataCloneError(message: string) {
+    return new CloneError(message);
+  },
+});
+
+/** The bytes of a clone. TypeError when V8 refuses a part of it; what a getter of the user throws passes through. */
+export function serializeClone(value: object): Buffer {
+  try {
+    const serializer = new ValueSerializer();
+    serializer.writeHeader();
+    serializer.writeValue(value);
+    return serializer.releaseBuffer();
+  } catch (error) {
+    if (!(error instanceof CloneError)) throw error;
+    throw new TypeError(`value cannot be stored: ${error.message}`, { cause: error });
+  }
+}
+
+interface HostObjectReader {
+  _readHostObject(): ArrayBufferView;
+}
+const readHostObject = (DefaultDeserializer.prototype as unknown as HostObjectReader)._readHostObject;
+
+/** Node's deserializer makes typed arrays that share the memory it reads: here they get memory of their own. */
+class ValueDeserializer extends DefaultDeserializer {
+  _readHostObject(): ArrayBufferView {
+    const view = readHostObject.call(this as unknown as HostObjectReader);
+    if (Buffer.isBuffer(view)) return Buffer.from(view);
+    if (view instanceof DataView) return new DataView(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+    return (view as Uint8Array).slice();
+  }
+}
+
+/** Clones up to this size are read in a scratch that is used again. */
+const scratchSize = 16_384;
+let scratch: Uint8Array | undefined;
+
+/**
+ * The value whose clone is [start, start + size) of `source`. Reads a private copy, since others may write to the source.
+ * Bytes that are no clone throw any error (of Node or of V8). They did not crash the process in a million random
+ * mutations (test/codec.test.ts does some of them again), but neither V8 nor Node promises that: the store checks the
+ * record's checksum first.
+ */
+export function deserializeClone(source: Buffer, start: number, size: number): unknown {
+  const isSmall = size <= scratchSize;
+  // Taken away while it is in use, should user code ever run in between.
+  const memory = isSmall ? (scratch ?? new Uint8Array(scratchSize)) : new Uint8Array(size);
+  scratch = undefined;
+  const bytes = isSmall ? memory.subarray(0, size) : memory;
+  bytes.set(new Uint8Array(source.buffer, source.byteOffset + start, size));
+  try {
+    const deserializer = new ValueDeserializer(bytes);
+    deserializer.readHeader();
+    return deserializer.readValue();
+  } finally {
+    if (isSmall) scratch = memory;
+  }
+}
