@@ -70,13 +70,14 @@ export interface StartOptions {
   nodeOptions?: string[];
   /** Run the child by this shell command, where "$@" stands for node and its arguments. */
   shell?: string;
+  env?: Record<string, string>;
 }
 
 /** Starts a process that runs `code`. It is killed, if it still lives, when the test ends. */
-export function start(code: string, { constants = {}, nodeOptions = [], shell }: StartOptions = {}): Peer {
+export function start(code: string, { constants = {}, nodeOptions = [], shell, env = {} }: StartOptions = {}): Peer {
   const command = [process.execPath, ...nodeOptions, '--input-type=module', '-e', moduleSource(code, constants)];
   const [file, ...args] = shell === undefined ? command : ['/bin/sh', '-c', shell, 'sh', ...command];
-  const child = spawn(file!, args, { stdio: ['pipe', 'pipe', 'pipe'] });
+  const child = spawn(file!, args, { stdio: ['pipe', 'pipe', 'pipe'], env: { ...process.env, ...env } });
   let errors = '';
   child.stderr.on('data', (chunk) => {
     errors += chunk;
