@@ -143,6 +143,16 @@ class EncodedValue {
 
 export const encoded: EncodedValue = new EncodedValue();
 
+/** A value whose bytes, padded, are at the start of the scratch: most often nothing but two numbers change. */
+function setSmall(type: number, size: number): void {
+  encoded.type = type;
+  encoded.size = size;
+  if (encoded.words === null) {
+    encoded.bytes = scratch;
+    encoded.words = scratchWords;
+  }
+}
+
 function setEncoded(type: number, size: number, bytes: Uint8Array, words: Int32Array | null): void {
   encoded.type = type;
   encoded.size = size;
@@ -157,7 +167,7 @@ function setScratch(type: number, size: number): void {
     return;
   }
   padWord(scratchWords, size);
-  setEncoded(type, size, scratch, scratchWords);
+  setSmall(type, size);
 }
 
 /** Lets go of the memory of a large value. */
@@ -173,16 +183,16 @@ export function encodeValue(value: unknown): void {
       return;
     case 'number':
       scratchNumbers[0] = value;
-      setEncoded(ValueType.number, 8, scratch, scratchWords);
+      setSmall(ValueType.number, 8);
       return;
     case 'boolean':
-      setEncoded(value ? ValueType.true : ValueType.false, 0, scratch, scratchWords);
+      setSmall(value ? ValueType.true : ValueType.false, 0);
       return;
     case 'bigint':
       encodeBigint(value);
       return;
     case 'object':
-      if (value === null) setEncoded(ValueType.null, 0, scratch, scratchWords);
+      if (value === null) setSmall(ValueType.null, 0);
       else if (types.isUint8Array(value)) encodeBytes(ValueType.bytes, value);
       else encodeBytes(ValueType.clone, serializeClone(value));
       return;
@@ -207,7 +217,7 @@ function valueTooLarge(size: number): Error {
 function encodeText(value: string): void {
   const length = value.length;
   if (length <= packLimit && packAscii(value, scratchWords)) {
-    setEncoded(ValueType.ascii, length, scratch, scratchWords);
+    setSmall(ValueType.ascii, length);
     return;
   }
   let target = scratch;
@@ -255,7 +265,7 @@ function encodeBytes(type: number, value: Uint8Array): void {
 function encodeBigint(value: bigint): void {
   if (BigInt.asIntN(64, value) === value) {
     scratchBigints[0] = value;
-    setEncoded(ValueType.bigint, 8, scratch, scratchWords);
+    setSmall(ValueType.bigint, 8);
     return;
   }
   const negative = value < 0n;

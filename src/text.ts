@@ -15,7 +15,7 @@ export interface RawBuffer extends Buffer {
 /** From Node 22 on V8 calls `utf8Write` without leaving compiled code: 20 ns instead of 65. */
 const nativeWritesAreCheap = Number(process.versions.node.split('.')[0]) >= 22;
 /** Up to this length a string is packed four characters to a word by `packAscii`. */
-export const packLimit = nativeWritesAreCheap ? 20 : 32;
+export const packLimit = nativeWritesAreCheap ? 20 : 28;
 /** Up to this length TextEncoder beats `utf8Write` before Node 22. */
 const encodeIntoLimit = nativeWritesAreCheap ? 0 : 400;
 const encoder = new TextEncoder();
@@ -34,12 +34,18 @@ export function packAscii(text: string, words: Int32Array): boolean {
     words[index >>> 2] = a | (b << 8) | (c << 16) | (d << 24);
     index += 4;
   }
-  let word = 0;
-  let seen = 0;
-  for (let shift = 0; index < length; index++, shift += 8) {
-    const code = text.charCodeAt(index);
-    seen |= code;
-    word |= code << shift;
+  if (index === length) return true;
+  let seen = text.charCodeAt(index);
+  let word = seen;
+  if (index + 1 < length) {
+    const b = text.charCodeAt(index + 1);
+    seen |= b;
+    word |= b << 8;
+    if (index + 2 < length) {
+      const c = text.charCodeAt(index + 2);
+      seen |= c;
+      word |= c << 16;
+    }
   }
   words[end >>> 2] = word;
   return seen < 128;
