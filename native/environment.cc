@@ -7,14 +7,6 @@ namespace mmapkv {
 
 Environment::Environment(napi_env env) : env_(env) { napi_add_env_cleanup_hook(env_, Close, this); }
 
-// Hooks run in the reverse order of their registration, and Node registers one of its own for each external buffer,
-// which detaches the buffer and runs the finalizer. Close has to come before all of these, to see which buffers had
-// been detached by someone else.
-void Environment::CloseLast() {
-  napi_remove_env_cleanup_hook(env_, Close, this);
-  napi_add_env_cleanup_hook(env_, Close, this);
-}
-
 void Environment::AddFile(int fd) {
   const size_t index = static_cast<size_t>(fd);
   if (index >= files_.size()) files_.resize(index + 1);
@@ -53,22 +45,18 @@ napi_value Environment::Adopt(const mapping::Region& region, size_t length) {
     };
     status = napi_define_properties(env_, object, 2, properties);
     if (status != napi_ok) return status;
-    record->holds++;
-    status = napi_wrap(env_, object, record, ObjectFinalizer, nullptr, nullptr);
-    if (status != napi_ok) record->holds--;
-    return status;
+    return napi_wrap(env_, object, record, ObjectFinalizer, nullptr, nullptr);
   };
 
   const napi_status status = create();
-  CloseLast();
   if (status != napi_ok) {
     // No JavaScript has seen the buffers. A hold whose finalizer never runs costs the record's few bytes, no more.
     record->buffer_unreachable = true;
     record->faults_unreachable = true;
-    Settle(record);
-    if (status == napi_no_external_buffers_allowed) {
-      ThrowSystemError(env_, Failed(EOPNOTSUPP, "napi_create_external_arraybuffer"));
-    }
+    ReleaseHold(record);
+    // Electron forbids external buffers.
+    const int error = status == napi_no_external_buffers_allowed ? EOPNOTSUPP : ENOMEM;
+    if (CanRunJavaScript()) ThrowSystemError(env_, Failed(error, "napi_create_external_arraybuffer"));
     return nullptr;
   }
   by_base_[region.base] = record;
@@ -153,29 +141,12 @@ void Environment::FaultsFinalizer(napi_env env, void*, void* hint) {
 
 void Environment::ObjectFinalizer(napi_env, void* data, void*) { ReleaseHold(static_cast<MappingRecord*>(data)); }
 
-// The end of the environment: no JavaScript of this thread will run again, but a buffer that was transferred first may
-// be in another thread by now, or on its way there.
-void Environment::EndMapping(MappingRecord* record) {
-  if (!record->buffer_unreachable) record->buffer_unreachable = Detach(record->buffer);
-  if (!record->faults_unreachable) record->faults_unreachable = Detach(record->faults);
-  if (record->mapped && !record->buffer_unreachable && record->pins == 0) {
-    mapping::Abandon(record->region);
-    record->mapped = false;
-  }
-  if (!record->faults_unreachable) record->slot_freed = true;  // it is not: nobody else shall count there
-  record->environment = nullptr;
-  Settle(record);
-}
-
+// The last to run, but for the finalizers of mapping objects. Closing a descriptor releases its locks.
 void Environment::Close(void* self) {
   Environment* environment = static_cast<Environment*>(self);
-  napi_handle_scope scope;
-  const bool scoped = napi_open_handle_scope(environment->env_, &scope) == napi_ok;
-  const std::vector<MappingRecord*> records(environment->records_.begin(), environment->records_.end());
-  for (MappingRecord* record : records) environment->EndMapping(record);
+  for (MappingRecord* record : environment->records_) record->environment = nullptr;
   environment->records_.clear();
   environment->by_base_.clear();
-  if (scoped) napi_close_handle_scope(environment->env_, scope);
   for (size_t fd = 0; fd < environment->files_.size(); fd++) {
     if (environment->files_[fd]) file::Close(static_cast<int>(fd));
   }

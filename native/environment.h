@@ -4,8 +4,10 @@
 //  - JavaScript can reach its bytes through one ArrayBuffer. They are unmapped when that buffer has been detached
 //    (`unmap`, or the end of the environment) or collected, and no asynchronous call works on them any more.
 //  - If someone else has detached it (ArrayBuffer.prototype.transfer), other buffers may lead to the bytes: then only
-//    the finalizer, which runs when the last of them is collected, unmaps. An environment that ends before that leaves
-//    zero pages in place of the file (another thread may have the buffer by now), and keeps its addresses for good.
+//    the finalizer, which runs when the last of them is collected, unmaps.
+//  - When an environment ends, Node first detaches each external buffer and runs its finalizer, then waits for the
+//    thread pool, then runs Close. Node does not know of transfers there: bytes that were transferred and then posted to
+//    another thread are lost to that thread, as with any addon. The store never hands its buffers out.
 //  - The record itself goes when its three finalizers (two buffers, one mapping object) have run.
 #ifndef MMAPKV_ENVIRONMENT_H
 #define MMAPKV_ENVIRONMENT_H
@@ -33,7 +35,7 @@ struct MappingRecord {
   bool faults_unreachable = false;  // nor the faults word
   bool slot_freed = false;
   int pins = 0;   // asynchronous calls at work on the bytes
-  int holds = 0;  // finalizers that have yet to run
+  int holds = 1;  // finalizers that have yet to run; the first is the mapping object's
 };
 
 class Environment {
@@ -69,8 +71,6 @@ class Environment {
   static void ObjectFinalizer(napi_env env, void* record, void* unused);
   static void Settle(MappingRecord* record);
   static void ReleaseHold(MappingRecord* record);
-  void CloseLast();
-  void EndMapping(MappingRecord* record);
   bool Detach(napi_ref reference) const;
 
   napi_env env_;

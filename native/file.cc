@@ -140,7 +140,7 @@ Outcome Duplicate(int fd, int* copy) {
 
 Outcome Link(int fd, const std::string& path) {
   char self[32];
-  std::snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+  std::snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);  // linking the descriptor itself needs a capability
   return Check(Retry([&] { return linkat(AT_FDCWD, self, AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW); }), "linkat");
 }
 

@@ -63,12 +63,6 @@ void Unmap(const Region& region) {
   munmap(region.base, region.size);
 }
 
-void Abandon(const Region& region) {
-  const int protection = PROT_READ | (region.writable ? PROT_WRITE : 0);
-  mmap(region.base, region.size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
-  fault_guard::Unguard(region.slot);
-}
-
 Outcome Populate(const Region& region, size_t offset, size_t length) {
   if (length == 0) return Done();
   // A replaced page can be touched, but that is no space in the file.

@@ -20,8 +20,6 @@ struct Region {
 
 Outcome Map(int fd, uint64_t offset, size_t length, bool writable, Region* region);
 void Unmap(const Region& region);
-// Puts zero pages in place of the file for good: for a range that someone may still touch when it has to go.
-void Abandon(const Region& region);
 
 // Makes the pages of [offset, offset + length) present and writable; EFAULT where a touch would raise SIGBUS.
 Outcome Populate(const Region& region, size_t offset, size_t length);
