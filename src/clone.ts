@@ -4,7 +4,11 @@ import { DefaultDeserializer, DefaultSerializer } from 'node:v8';
 /** What V8 refuses to clone. */
 class CloneError extends Error {}
 
-class ValueSerializer extends DefaultSerializer {}
+class ValueSerializer extends DefaultSerializer {
+  _getSharedArrayBufferId(): never {
+    throw new CloneError('#<SharedArrayBuffer> could not be cloned.');
+  }
+}
 // V8 calls it, Node's own code constructs it: it must be an ordinary function.
 Object.defineProperty(ValueSerializer.prototype, '_getDataCloneError', {
   value: function dataCloneError(message: string) {

@@ -5,9 +5,9 @@
  * for 15 bytes, and still more at 16 KiB (bench/codec.mjs measures both). The results are those of xxhash-wasm's `h32Raw`,
  * bit for bit, but signed.
  *
- * As a checksum it finds torn, stale and zeroed pages and flipped bits: a change within one word, or within the words of one
- * lane, always changes the result, any other is missed once in 2^32. It does not defend against somebody who forges records.
- * (One multiplication a word instead of two, as FNV does it, would save a tenth of the time, and miss certain pairs of flipped bits always.)
+ * As a checksum it finds torn, stale and zeroed pages and flipped bits: a change within one word always changes the result,
+ * any other is missed once in 2^32. It does not defend against somebody who forges records. (One multiplication a word
+ * instead of two, as FNV does it, takes a fifth less time, and always misses certain pairs of flipped bits.)
  *
  * Words are little endian; a store refuses to open on a machine of another byte order.
  */

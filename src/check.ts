@@ -1,0 +1,423 @@
+/**
+ * Verifies a store without changing it: one set of rules for `check()`, `mmapkv check`, the tests and recovery.
+ *
+ * A writable open looks at each segment under its lock, one at a time, so writers go on and the counts are exact. A
+ * read-only open takes no lock: it looks again when a segment changed under it.
+ */
+import { directoryDepth, directoryEntry, locate } from './directory.js';
+import { StoreError } from './errors.js';
+import { listLength } from './extents.js';
+import {
+  DIRECTORY_EXTENT_ENTRIES,
+  DIRECTORY_EXTENT_SHIFT,
+  DIRECTORY_LIST_WORD,
+  EXTENT_HEADER_UNITS,
+  EXTENT_UNIT_MASK,
+  EXTENT_UNIT_SHIFT,
+  EXTENT_WORDS,
+  FLAG_DELETED,
+  FLAG_LARGE,
+  INDEX_LIST_COUNT,
+  K_TYPE_WORD,
+  KIND_DIRECTORY,
+  KIND_FREE,
+  KIND_FRESH,
+  KIND_HEAD,
+  KIND_INDEX,
+  KIND_LOG,
+  KIND_MASK,
+  KIND_OWNER_SHIFT,
+  KIND_QUARANTINED,
+  KIND_VALUE,
+  KIND_VALUE_LIST,
+  LOCK_ALLOCATOR_WORD,
+  LOG_LIST_COUNT,
+  LOG_LIST_WORD,
+  R_EXTENT_COUNT_WORD,
+  R_FREE_COUNT_WORD,
+  R_FREE_HEAD_WORD,
+  R_FRESH_WORD,
+  R_QUARANTINE_COUNT_WORD,
+  R_QUARANTINE_HEAD_WORD,
+  RECORD_HEADER_WORDS,
+  S_CHECKSUM_WORD,
+  S_COUNT_WORD,
+  S_DEPTH_WORD,
+  S_INDEX_WORD,
+  S_LIVE_UNITS_WORD,
+  S_LOG_COUNT_WORD,
+  S_LOG_START_WORD,
+  S_PREFIX_WORD,
+  S_SEQUENCE_HIGH_WORD,
+  S_SEQUENCE_LOW_WORD,
+  S_TAIL_WORD,
+  S_USED_WORD,
+  S_VALUE_EXTENTS_WORD,
+  X_BIRTH_WORD,
+  X_GENERATION_WORD,
+  X_NEXT_WORD,
+  X_SEGMENT_WORD,
+  X_STATE_WORD,
+} from './layout.js';
+import { readLarge, readReference } from './large.js';
+import { acquire, markClean, release } from './lock.js';
+import { extentBase, extentBytes, extentWords, lockIndex, lockWords } from './memory.js';
+import { segmentChecksum } from './rebuild.js';
+import { checksumHolds, fitsExtent, keyIndex, keySizeOf, recordWordsAt, refExtent, refIndex, sequenceOf, unitsOf } from './record.js';
+import { repairSegment } from './repair.js';
+import { valueExtents } from './retire.js';
+import type { Session } from './session.js';
+import { checkIndex, countUsed, find, forEachSlot, indexExtentCount, indexListWord } from './table.js';
+
+/** What can be wrong. */
+export type ProblemCode =
+  | 'DIRECTORY'
+  | 'SEGMENT'
+  | 'INDEX'
+  | 'LOG'
+  | 'RECORD'
+  | 'VALUE'
+  | 'COUNT'
+  | 'FREE_LIST'
+  | 'LEAK'
+  | 'UNREADABLE';
+
+export interface Problem {
+  code: ProblemCode;
+  message: string;
+  /** The key it concerns, as text. */
+  key?: string;
+  /** Head extent of the segment, or the extent itself. */
+  extent?: number;
+  /** Byte in the data file. */
+  address?: number;
+}
+
+export interface CheckReport {
+  ok: boolean;
+  /** Entries that were found in order. */
+  entries: number;
+  segments: number;
+  problems: Problem[];
+  /** Problems beyond the first 1,000, which are counted only. */
+  omitted: number;
+}
+
+const MOST_PROBLEMS = 1000;
+/** Looks at a segment that changes all the time, for a read-only open. */
+const LOOKS = 50;
+
+class Report implements CheckReport {
+  entries = 0;
+  segments = 0;
+  problems: Problem[] = [];
+  omitted = 0;
+  get ok(): boolean {
+    return this.problems.length === 0;
+  }
+  add(code: ProblemCode, message: string, place: Omit<Problem, 'code' | 'message'> = {}): void {
+    if (this.problems.length < MOST_PROBLEMS) this.problems.push({ code, message, ...place });
+    else this.omitted++;
+  }
+}
+
+/** The whole check at once. */
+export function checkStore(session: Session): CheckReport {
+  const steps = checkSteps(session);
+  for (;;) {
+    const step = steps.next();
+    if (step.done) return step.value;
+  }
+}
+
+/** The check in steps of one segment; yields the share done, 0 to 1. */
+export function* checkSteps(session: Session): Generator<number, CheckReport> {
+  const report = new Report();
+  /** 1 for extents that a segment, a value or the directory refers to. */
+  const referred = new Set<number>();
+  try {
+    const count = 2 ** directoryDepth(session);
+    checkDirectory(session, report, referred);
+    for (let i = 0; i < count; i++) {
+      let head: number;
+      try {
+        head = locate(session, i);
+        if (extentWords(session.memory, head)[extentBase(head) + S_PREFIX_WORD] !== i) continue;
+      } catch (error) {
+        addFailure(report, 'DIRECTORY', error, { extent: directoryEntry(session, i) });
+        continue;
+      }
+      report.segments++;
+      checkOneSegment(session, i, report, referred);
+      yield i / count;
+    }
+    checkExtents(session, report, referred);
+  } catch (error) {
+    if (error instanceof StoreError && error.code !== 'ERR_STORE_CORRUPT') throw error;
+    addFailure(report, 'UNREADABLE', error, {});
+  }
+  session.memory.checkFaults();
+  return { ok: report.ok, entries: report.entries, segments: report.segments, problems: report.problems, omitted: report.omitted };
+}
+
+function addFailure(report: Report, code: ProblemCode, error: unknown, place: Omit<Problem, 'code' | 'message'>): void {
+  if (error instanceof StoreError && error.code !== 'ERR_STORE_CORRUPT') throw error;
+  report.add(code, (error as Error).message, place);
+}
+
+function checkDirectory(session: Session, report: Report, referred: Set<number>): void {
+  const root = session.memory.words[0]!;
+  const count = 2 ** directoryDepth(session);
+  for (let n = 1; n < count / DIRECTORY_EXTENT_ENTRIES; n++) {
+    const extent = root[DIRECTORY_LIST_WORD + n]!;
+    referred.add(extent);
+    const state = extentWords(session.memory, extent)[extentBase(extent) + X_STATE_WORD]!;
+    if ((state & KIND_MASK) !== KIND_DIRECTORY) report.add('DIRECTORY', `directory extent ${n} (of ${count >>> DIRECTORY_EXTENT_SHIFT}) has kind ${state & KIND_MASK}`, { extent });
+  }
+}
+
+/** Looks at the segment for `hash` under its lock, or until it kept still. */
+function checkOneSegment(session: Session, hash: number, report: Report, referred: Set<number>): void {
+  for (let looks = 0; ; looks++) {
+    const head = locate(session, hash);
+    const words = extentWords(session.memory, head);
+    const base = extentBase(head);
+    if (!session.readOnly) {
+      const locks = lockWords(session.memory, head);
+      const lock = lockIndex(head);
+      if (acquire(session, locks, lock, 'segment')) {
+        repairSegment(session, head);
+        markClean(locks, lock);
+      }
+      try {
+        if ((Atomics.load(words, base + X_GENERATION_WORD) & 1) !== 0) continue;
+        checkSegment(session, head, report, referred);
+        return;
+      } finally {
+        release(locks, lock);
+      }
+    }
+    const trial = new Report();
+    const generation = session.generation;
+    const sequence = Atomics.load(words, base + S_SEQUENCE_LOW_WORD);
+    const found = new Set<number>();
+    checkSegment(session, head, trial, found);
+    const isStill = Atomics.load(words, base) === generation && Atomics.load(words, base + S_SEQUENCE_LOW_WORD) === sequence;
+    if (!isStill && looks < LOOKS && !trial.ok) continue;
+    for (const problem of trial.problems) report.add(problem.code, problem.message, problem);
+    report.entries += trial.entries;
+    for (const extent of found) referred.add(extent);
+    return;
+  }
+}
+
+function checkSegment(session: Session, head: number, report: Report, referred: Set<number>): void {
+  const { memory } = session;
+  const words = extentWords(memory, head);
+  const base = extentBase(head);
+  const at = (what: string, code: ProblemCode = 'SEGMENT') => report.add(code, what, { extent: head, address: head * 65536 });
+  referred.add(head);
+  const index = words[base + S_INDEX_WORD]!;
+  const logCount = words[base + S_LOG_COUNT_WORD]!;
+  const tail = words[base + S_TAIL_WORD]!;
+  try {
+    if (segmentChecksum(words, base) !== words[base + S_CHECKSUM_WORD]) at('the checksum of the segment header does not hold');
+    if ((words[base + X_STATE_WORD]! & KIND_MASK) !== KIND_HEAD || words[base + X_SEGMENT_WORD] !== head) at('the extent header is not that of a segment head');
+    if (words[base + S_DEPTH_WORD]! > directoryDepth(session)) at(`local depth ${words[base + S_DEPTH_WORD]} is above the directory's`);
+    checkIndex(session, index);
+    if (logCount < 1 || logCount > LOG_LIST_COUNT || words[base + LOG_LIST_WORD] !== head) {
+      at(`the log has ${logCount} extents`, 'LOG');
+      return;
+    }
+    for (let i = 1; i < logCount; i++) checkPart(session, words[base + LOG_LIST_WORD + i]!, KIND_LOG, head, report, referred);
+    const indexCount = Math.min(indexExtentCount(index), INDEX_LIST_COUNT);
+    for (let i = 0; i < indexCount; i++) checkPart(session, words[base + indexListWord(index) + i]!, KIND_INDEX, head, report, referred);
+    const places = walkLog(session, head, report);
+    let count = 0;
+    let liveUnits = 0;
+    let valueExtentCount = 0;
+    const newest = words[base + S_SEQUENCE_HIGH_WORD]! * 2 ** 32 + (words[base + S_SEQUENCE_LOW_WORD]! >>> 0);
+    forEachSlot(session, words, base, index, (slots, i) => {
+      const tag = slots[i]!;
+      const ref = slots[i + 1]!;
+      if (!places.has(ref)) {
+        report.add('INDEX', `a slot refers to place ${ref}, where no whole record begins`, { extent: head });
+        return;
+      }
+      const extent = refExtent(words, base, ref);
+      const log = extentWords(memory, extent);
+      const record = refIndex(extent, ref);
+      const keySize = keySizeOf(log, record);
+      const k = keyIndex(log, record);
+      const key = log.slice(k, k + ((keySize + 3) >>> 2));
+      const name = extentBytes(memory, extent).toString('utf8', k * 4, k * 4 + keySize);
+      const place = { key: name, extent: head, address: extent * 65536 + (ref & EXTENT_UNIT_MASK) * 8 };
+      count++;
+      liveUnits += unitsOf(recordWordsAt(log, record));
+      const hash = session.hashKey(key, keySize);
+      if ((log[record + K_TYPE_WORD]! & FLAG_DELETED) !== 0) report.add('INDEX', 'a slot refers to a deletion', place);
+      else if (hash !== tag) report.add('INDEX', `the tag of a slot is not the hash of its key: tag=${tag >>> 0}, hash=${hash >>> 0}`, place);
+      else if ((hash & ((1 << words[base + S_DEPTH_WORD]!) - 1)) !== words[base + S_PREFIX_WORD]) report.add('INDEX', 'a key is in a segment that is not its own', place);
+      else if (!find(session, words, base, hash, key, keySize) || session.ref !== ref) report.add('INDEX', 'a lookup of the key does not end at its slot', place);
+      else if (sequenceOf(log, record) > newest) report.add('RECORD', `the record's sequence ${sequenceOf(log, record)} is above the segment's ${newest}`, place);
+      else report.entries++;
+      if ((log[record + K_TYPE_WORD]! & FLAG_LARGE) !== 0) valueExtentCount += checkValue(session, log, record, extent, report, referred, place);
+    });
+    const counts: [string, number, number][] = [
+      ['entries', words[base + S_COUNT_WORD]!, count],
+      ['live units', words[base + S_LIVE_UNITS_WORD]!, liveUnits],
+      ['used slots', words[base + S_USED_WORD]!, countUsed(session, words, base, index)],
+      ['value extents', words[base + S_VALUE_EXTENTS_WORD]!, valueExtentCount],
+    ];
+    for (const [what, said, found] of counts) if (said !== found) at(`the header counts ${said} ${what}, there are ${found}`, 'COUNT');
+    if (tail >>> EXTENT_UNIT_SHIFT > logCount) at(`the log's end ${tail} lies behind its last extent`, 'LOG');
+  } catch (error) {
+    addFailure(report, 'SEGMENT', error, { extent: head });
+  }
+}
+
+function checkPart(session: Session, extent: number, kind: number, head: number, report: Report, referred: Set<number>): void {
+  const words = extentWords(session.memory, extent);
+  const base = extentBase(extent);
+  if (referred.has(extent)) report.add('SEGMENT', 'two things refer to the same extent', { extent });
+  referred.add(extent);
+  const state = words[base + X_STATE_WORD]!;
+  if ((state & KIND_MASK) !== kind || words[base + X_SEGMENT_WORD] !== head) {
+    report.add('SEGMENT', `an extent of segment ${head} has kind ${state & KIND_MASK} (expected ${kind}) and names segment ${words[base + X_SEGMENT_WORD]}`, { extent });
+  }
+}
+
+/** Walks the log from its start to its tail and returns the places of the whole records. */
+function walkLog(session: Session, head: number, report: Report): Set<number> {
+  const { memory } = session;
+  const words = extentWords(memory, head);
+  const base = extentBase(head);
+  const tail = words[base + S_TAIL_WORD]!;
+  const places = new Set<number>();
+  const logCount = words[base + S_LOG_COUNT_WORD]!;
+  for (let ordinal = 0; ordinal < logCount; ordinal++) {
+    const extent = words[base + LOG_LIST_WORD + ordinal]!;
+    const log = extentWords(memory, extent);
+    const start = extentBase(extent);
+    let place = (ordinal << EXTENT_UNIT_SHIFT) + (ordinal === 0 ? words[base + S_LOG_START_WORD]! : EXTENT_HEADER_UNITS);
+    const end = (ordinal + 1) << EXTENT_UNIT_SHIFT;
+    while (place < tail && place < end) {
+      const record = start + ((place & EXTENT_UNIT_MASK) << 1);
+      if (record + RECORD_HEADER_WORDS > start + EXTENT_WORDS || log[record + K_TYPE_WORD] === 0) break;
+      const count = recordWordsAt(log, record);
+      if (!fitsExtent(log, record, start) || !checksumHolds(log, record, count, log[start + X_BIRTH_WORD]!)) {
+        report.add('LOG', `the record at place ${place} is damaged; records behind it in its extent cannot be trusted`, {
+          extent: head,
+          address: extent * 65536 + (place & EXTENT_UNIT_MASK) * 8,
+        });
+        break;
+      }
+      places.add(place);
+      place += unitsOf(count);
+    }
+  }
+  return places;
+}
+
+function checkValue(session: Session, log: Int32Array, record: number, extent: number, report: Report, referred: Set<number>, place: Omit<Problem, 'code' | 'message'>): number {
+  try {
+    const { pairs, lists } = valueExtents(session, log, record);
+    for (const [source, kind] of [[pairs, KIND_VALUE], [lists, KIND_VALUE_LIST]] as const) {
+      for (let i = 0; i < source.length; i += 2) {
+        const words = extentWords(session.memory, source[i]!);
+        const base = extentBase(source[i]!);
+        if (referred.has(source[i]!)) report.add('VALUE', `two things refer to extent ${source[i]}`, place);
+        referred.add(source[i]!);
+        const isRight = (words[base + X_STATE_WORD]! & KIND_MASK) === kind && words[base + X_GENERATION_WORD] === source[i + 1];
+        if (!isRight) report.add('VALUE', `extent ${source[i]} is not what the record says`, place);
+      }
+    }
+    if (readLarge(session, readReference(session, log, record, extent)) === undefined) report.add('VALUE', 'an extent of the value was reused', place);
+    return pairs.length / 2;
+  } catch (error) {
+    addFailure(report, 'VALUE', error, place);
+    return 0;
+  }
+}
+
+/** Every extent is free, quarantined, reserved by somebody alive, or referred to. */
+function checkExtents(session: Session, report: Report, referred: Set<number>): void {
+  const { memory } = session;
+  const root = memory.words[0]!;
+  const suspects: number[] = [];
+  const look = (): void => {
+    suspects.length = 0;
+    const bound = root[R_EXTENT_COUNT_WORD]!;
+    const listed = new Set<number>();
+    const lists = [
+      ['free', R_FREE_HEAD_WORD, R_FREE_COUNT_WORD, KIND_FREE],
+      ['quarantine', R_QUARANTINE_HEAD_WORD, R_QUARANTINE_COUNT_WORD, KIND_QUARANTINED],
+    ] as const;
+    for (const [name, headWord, countWord, kind] of lists) {
+      const length = listLength(session, headWord, kind, bound);
+      if (length !== root[countWord]) report.add('FREE_LIST', `the ${name} list has ${length} extents, the root counts ${root[countWord]}`);
+      for (let extent = root[headWord]!; extent !== 0; extent = extentWords(memory, extent)[extentBase(extent) + X_NEXT_WORD]!) listed.add(extent);
+    }
+    const fresh = root[R_FRESH_WORD]!;
+    for (let extent = 1; extent < fresh; extent++) {
+      const state = extentWords(memory, extent)[extentBase(extent) + X_STATE_WORD]!;
+      const kind = state & KIND_MASK;
+      if (kind === KIND_FRESH || kind > KIND_DIRECTORY) report.add('FREE_LIST', `an extent has state ${state}`, { extent });
+      else if (kind === KIND_FREE || kind === KIND_QUARANTINED) {
+        if (!listed.has(extent)) report.add('LEAK', `an extent of kind ${kind} is on no list`, { extent });
+      } else if (state >>> KIND_OWNER_SHIFT === 0 && !referred.has(extent)) suspects.push(extent);
+    }
+  };
+  if (session.readOnly) {
+    // Without the lock a list may change under the walk: what is wrong must be wrong three times.
+    for (let looks = 1; ; looks++) {
+      const known = report.problems.length;
+      try {
+        look();
+      } catch (error) {
+        if (looks === 3) throw error;
+        continue;
+      }
+      if (report.problems.length === known || looks === 3) break;
+      report.problems.length = known;
+    }
+  } else {
+    // Repair here is the allocator's own business: a dirty lock is left to the next writer.
+    const dirty = acquire(session, memory.fixed, LOCK_ALLOCATOR_WORD, 'allocator');
+    try {
+      if (!dirty) look();
+    } finally {
+      release(memory.fixed, LOCK_ALLOCATOR_WORD);
+    }
+  }
+  for (const extent of suspects) if (isLeaked(session, extent)) report.add('LEAK', 'nothing refers to an extent that is in use', { extent });
+}
+
+/** Nothing referred to it when the segments were looked at. Has it become somebody's since then? */
+function isLeaked(session: Session, extent: number): boolean {
+  const words = extentWords(session.memory, extent);
+  const base = extentBase(extent);
+  const kind = words[base + X_STATE_WORD]!;
+  if (kind === KIND_HEAD) {
+    const isReplaced = (Atomics.load(words, base + X_GENERATION_WORD) & 1) !== 0;
+    return isReplaced ? words[base + X_STATE_WORD] === KIND_HEAD && !isBusy(session, extent) : locate(session, words[base + S_PREFIX_WORD]!) !== extent;
+  }
+  const recheck = new Report();
+  const referred = new Set<number>();
+  const owner = words[base + X_SEGMENT_WORD]!;
+  if (kind === KIND_VALUE || kind === KIND_VALUE_LIST) {
+    checkOneSegment(session, owner, recheck, referred);
+  } else if (kind === KIND_LOG || kind === KIND_INDEX) {
+    if (isBusy(session, owner)) return false;
+    const head = extentWords(session.memory, owner);
+    if ((head[extentBase(owner) + X_STATE_WORD]! & KIND_MASK) === KIND_HEAD) checkOneSegment(session, head[extentBase(owner) + S_PREFIX_WORD]!, recheck, referred);
+  } else if (kind === KIND_DIRECTORY) {
+    checkDirectory(session, recheck, referred);
+  }
+  return !referred.has(extent) && words[base + X_STATE_WORD] === kind;
+}
+
+/** Somebody works on the segment: it may be in the middle of being replaced. */
+function isBusy(session: Session, head: number): boolean {
+  return !session.readOnly && Atomics.load(lockWords(session.memory, head), lockIndex(head)) !== 0;
+}

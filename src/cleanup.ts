@@ -1,0 +1,238 @@
+/**
+ * Cleaning up after an owner that died, or after an interrupted call of one's own: the locks it held, and the extents
+ * it had in reserve. Whatever is found is decided by one question, "does anything refer to it?", so a clean-up that is
+ * itself killed is simply done again.
+ */
+import { directoryDepth, locate } from './directory.js';
+import { attachExtent, repairAllocator, unreserveExtents } from './extents.js';
+import { failpoint } from './failpoints.js';
+import {
+  DIRECTORY_EXTENT_SHIFT,
+  DIRECTORY_LIST_WORD,
+  FLAG_LARGE,
+  INDEX_INLINE_BIT,
+  INDEX_LIST_BIT,
+  INDEX_LIST_0_WORD,
+  INDEX_LIST_1_WORD,
+  K_TYPE_WORD,
+  KIND_DIRECTORY,
+  KIND_HEAD,
+  KIND_MASK,
+  KIND_OWNER_SHIFT,
+  KIND_VALUE,
+  KIND_VALUE_LIST,
+  LOCK_ALLOCATOR_WORD,
+  LOCK_CHECKPOINT_WORD,
+  LOCK_DIRECTORY_WORD,
+  LOCK_GROWTH_WORD,
+  LOCK_WAITERS_BIT,
+  LOG_LIST_WORD,
+  OWNER_MASK,
+  R_FRESH_WORD,
+  S_INDEX_WORD,
+  S_LOG_COUNT_WORD,
+  S_PREFIX_WORD,
+  X_GENERATION_WORD,
+  X_ORDINAL_WORD,
+  X_SEGMENT_WORD,
+  X_STATE_WORD,
+} from './layout.js';
+import { acquire, markClean, release, releaseDirty } from './lock.js';
+import { extentBase, extentWords, lockIndex, lockWords } from './memory.js';
+import { forEachDead } from './owners.js';
+import { recordAt } from './record.js';
+import { repairSegment } from './repair.js';
+import { valueExtents } from './retire.js';
+import { lockSegment, unlockSegment } from './segment.js';
+import type { Session } from './session.js';
+import { forEachSlot, indexExtentCount } from './table.js';
+
+/** Cleans up after every owner that died and was not cleaned up after yet. */
+export function cleanDead(session: Session): number {
+  session.sawDead = false;
+  return forEachDead(session, (owner) => cleanOwner(session, owner));
+}
+
+/** Puts in order what interrupted calls of this session left. Called at the start of a call, or from a timer: no call is under way. */
+export function settle(session: Session): void {
+  if (session.held !== 0 || session.interrupted) {
+    cleanOwner(session, session.owner);
+    session.held = 0;
+    session.interrupted = false;
+  }
+  while (session.deferred.length > 0) {
+    const head = session.deferred[session.deferred.length - 1]!;
+    withSegment(session, head, () => repairSegment(session, head));
+    session.deferred.pop();
+  }
+}
+
+/** Takes a lock over from `owner`, if that is who holds it. */
+function seize(session: Session, words: Int32Array, index: number, owner: number): boolean {
+  const found = Atomics.load(words, index);
+  if ((found & OWNER_MASK) !== owner) return false;
+  return Atomics.compareExchange(words, index, found, session.owner | LOCK_WAITERS_BIT) === found;
+}
+
+function withSegment(session: Session, head: number, work: () => void): void {
+  const locks = lockWords(session.memory, head);
+  const lock = lockIndex(head);
+  const dirty = acquire(session, locks, lock, 'segment');
+  let done = false;
+  try {
+    if (dirty) {
+      repairSegment(session, head);
+      markClean(locks, lock);
+    }
+    work();
+    done = true;
+  } finally {
+    if (done) release(locks, lock);
+    else releaseDirty(locks, lock);
+  }
+}
+
+/** The same for whoever was there before, when no control file tells their names. Nobody else has the store open. */
+export function cleanEveryOwner(session: Session): void {
+  repairAllocator(session);
+  const end = Atomics.load(session.memory.words[0]!, R_FRESH_WORD);
+  for (let extent = 1; extent < end; extent++) {
+    const state = extentWords(session.memory, extent)[extentBase(extent) + X_STATE_WORD]!;
+    if ((state & KIND_MASK) === KIND_HEAD) repairSegment(session, extent);
+  }
+  cleanOwner(session, ANY_OWNER);
+}
+
+const ANY_OWNER = -1;
+
+function cleanOwner(session: Session, owner: number): void {
+  const { memory } = session;
+  const { fixed } = memory;
+  const root = memory.words[0]!;
+  // The global locks first: whoever holds a segment may be waiting for them.
+  if (seize(session, fixed, LOCK_ALLOCATOR_WORD, owner)) {
+    repairAllocator(session);
+    markClean(fixed, LOCK_ALLOCATOR_WORD);
+    release(fixed, LOCK_ALLOCATOR_WORD);
+  }
+  for (const lock of [LOCK_DIRECTORY_WORD, LOCK_GROWTH_WORD, LOCK_CHECKPOINT_WORD]) {
+    if (seize(session, fixed, lock, owner)) release(fixed, lock);
+  }
+  const end = Atomics.load(root, R_FRESH_WORD);
+  for (let extent = 1; extent < end; extent++) {
+    const locks = lockWords(memory, extent);
+    const lock = lockIndex(extent);
+    if (!seize(session, locks, lock, owner)) continue;
+    let done = false;
+    try {
+      repairSegment(session, extent);
+      markClean(locks, lock);
+      done = true;
+    } finally {
+      if (done) release(locks, lock);
+      else releaseDirty(locks, lock);
+    }
+    if (failpoint !== null) failpoint('cleanup.seized');
+  }
+  // A segment that was replaced but not retired, and whose lock nobody holds: only its head tells.
+  const values = new Map<number, number[]>();
+  for (let extent = 1; extent < end; extent++) {
+    const words = extentWords(memory, extent);
+    const base = extentBase(extent);
+    const state = Atomics.load(words, base + X_STATE_WORD);
+    if (state === KIND_HEAD && (Atomics.load(words, base + X_GENERATION_WORD) & 1) !== 0) {
+      withSegment(session, extent, () => repairSegment(session, extent));
+    }
+    const reservedBy = state >>> KIND_OWNER_SHIFT;
+    if (reservedBy === 0 || (owner !== ANY_OWNER && reservedBy !== owner)) continue;
+    const kind = state & KIND_MASK;
+    if (kind === KIND_VALUE || kind === KIND_VALUE_LIST) {
+      const hash = words[base + X_SEGMENT_WORD]!;
+      values.set(hash, [...(values.get(hash) ?? []), extent]);
+    } else {
+      resolve(session, extent, kind);
+    }
+  }
+  for (const [hash, extents] of values) resolveValues(session, hash, extents);
+  if (failpoint !== null) failpoint('cleanup.done');
+}
+
+function decide(session: Session, extent: number, isReferredTo: boolean): void {
+  if (isReferredTo) attachExtent(session, extent);
+  else unreserveExtents(session, [extent]);
+}
+
+/** An extent in reserve that is (or was to be) part of a segment or of the directory. */
+function resolve(session: Session, extent: number, kind: number): void {
+  const words = extentWords(session.memory, extent);
+  const base = extentBase(extent);
+  if (kind === KIND_DIRECTORY) {
+    const ordinal = words[base + X_ORDINAL_WORD]!;
+    const isCounted = ordinal < 2 ** directoryDepth(session) >>> DIRECTORY_EXTENT_SHIFT;
+    decide(session, extent, isCounted && session.memory.words[0]![DIRECTORY_LIST_WORD + ordinal] === extent);
+    return;
+  }
+  if (kind === KIND_HEAD) {
+    withSegment(session, extent, () => {
+      const isAlive = isPublished(session, extent);
+      // Nobody may take it for a segment, now that it becomes free.
+      if (!isAlive && (words[base] as number) % 2 === 0) Atomics.store(words, base + X_GENERATION_WORD, words[base]! + 1);
+      decide(session, extent, isAlive);
+    });
+    return;
+  }
+  const segment = words[base + X_SEGMENT_WORD]!;
+  const isSegment = segment !== 0 && (extentWords(session.memory, segment)[extentBase(segment) + X_STATE_WORD]! & KIND_MASK) === KIND_HEAD;
+  if (!isSegment) {
+    decide(session, extent, false);
+    return;
+  }
+  withSegment(session, segment, () => decide(session, extent, isPublished(session, segment) && isListed(session, segment, extent)));
+}
+
+/** Does the directory (or a replaced segment's child) lead to this head? */
+function isPublished(session: Session, head: number): boolean {
+  return locate(session, extentWords(session.memory, head)[extentBase(head) + S_PREFIX_WORD]!) === head;
+}
+
+function isListed(session: Session, head: number, extent: number): boolean {
+  const words = extentWords(session.memory, head);
+  const base = extentBase(head);
+  const logCount = words[base + S_LOG_COUNT_WORD]!;
+  for (let i = 1; i < logCount; i++) if (words[base + LOG_LIST_WORD + i] === extent) return true;
+  const index = words[base + S_INDEX_WORD]!;
+  if ((index & INDEX_INLINE_BIT) !== 0) return false;
+  const list = (index & INDEX_LIST_BIT) === 0 ? INDEX_LIST_0_WORD : INDEX_LIST_1_WORD;
+  for (let i = 0; i < indexExtentCount(index); i++) if (words[base + list + i] === extent) return true;
+  return false;
+}
+
+/** Extents of a large value in reserve: is there a record for the hash that lists them? */
+function resolveValues(session: Session, hash: number, extents: number[]): void {
+  const { memory } = session;
+  const head = lockSegment(session, hash);
+  try {
+    const words = extentWords(memory, head);
+    const base = extentBase(head);
+    const listed = new Set<number>();
+    forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => {
+      if (slots[i] !== hash) return;
+      const { words: record, index } = recordAt(memory, words, base, slots[i + 1]!);
+      if ((record[index + K_TYPE_WORD]! & FLAG_LARGE) === 0) return;
+      const { pairs, lists } = valueExtents(session, record, index);
+      for (const source of [pairs, lists]) {
+        for (let n = 0; n < source.length; n += 2) {
+          const w = extentWords(memory, source[n]!);
+          if (w[extentBase(source[n]!) + X_GENERATION_WORD] === source[n + 1]) listed.add(source[n]!);
+        }
+      }
+    });
+    for (const extent of extents) if (listed.has(extent)) attachExtent(session, extent);
+    unreserveExtents(
+      session,
+      extents.filter((extent) => !listed.has(extent)),
+    );
+  } finally {
+    unlockSegment(session, head);
+  }
+}

@@ -1,0 +1,102 @@
+/**
+ * The control file PATH.lock: locks, owner slots, and whatever else changes often and means nothing after a reboot. It
+ * belongs to the data file by store id, device, inode and boot, and to this run by an id that the header repeats. When
+ * nobody has the store open it may be deleted: the next open makes a new one.
+ */
+import { randomBytes } from 'node:crypto';
+import { fromSystemError, storeError } from './errors.js';
+import type { Header } from './header.js';
+import { getBigint, getId, putBigint, putId } from './header.js';
+import {
+  C_BOOT_ID_WORD,
+  C_CHECKSUM_WORD,
+  C_CONTROL_ID_WORD,
+  C_DEVICE_WORD,
+  C_INODE_WORD,
+  C_MAGIC_WORD,
+  C_STORE_ID_WORD,
+  C_VERSION_WORD,
+  CONTROL_ENTRIES_OFFSET,
+  CONTROL_ENTRY_SIZE,
+  CONTROL_MAGIC_0,
+  CONTROL_MAGIC_1,
+  CONTROL_VERSION,
+  C_END_WORD,
+} from './layout.js';
+import { checksumWords } from './hash.js';
+import { native, OpenFlag } from './native.js';
+
+export function controlPath(path: string): string {
+  return `${path}.lock`;
+}
+
+export interface Control {
+  fd: number;
+  /** False: it was made anew, and says nothing of what happened before. */
+  isKept: boolean;
+  id: string;
+}
+
+/** Bytes that the control file of a store with `extents` extents has at least. */
+function sizeFor(extents: number): number {
+  return CONTROL_ENTRIES_OFFSET + extents * CONTROL_ENTRY_SIZE;
+}
+
+function headerWords(header: Header, id: string): Int32Array {
+  const words = new Int32Array(C_END_WORD);
+  words[C_MAGIC_WORD] = CONTROL_MAGIC_0;
+  words[C_MAGIC_WORD + 1] = CONTROL_MAGIC_1;
+  words[C_VERSION_WORD] = CONTROL_VERSION;
+  putId(words, C_STORE_ID_WORD, header.storeId);
+  putId(words, C_CONTROL_ID_WORD, id);
+  putBigint(words, C_DEVICE_WORD, header.device);
+  putBigint(words, C_INODE_WORD, header.inode);
+  putId(words, C_BOOT_ID_WORD, header.bootId);
+  words[C_CHECKSUM_WORD] = checksumWords(words, C_CHECKSUM_WORD + 1, C_END_WORD - C_CHECKSUM_WORD - 1, CONTROL_MAGIC_1);
+  return words;
+}
+
+/** Is it the control file of this store, this run, this boot? */
+function belongs(fd: number, size: number, header: Header, extents: number): boolean {
+  if (size < sizeFor(extents)) return false;
+  const found = new Int32Array(C_END_WORD);
+  native.readFile(fd, new Uint8Array(found.buffer), 0);
+  const expected = headerWords(header, header.controlId);
+  return (
+    found.every((word, i) => word === expected[i]) &&
+    getId(found, C_CONTROL_ID_WORD) === header.controlId &&
+    getBigint(found, C_INODE_WORD) === header.inode
+  );
+}
+
+/**
+ * Opens the control file, or makes a new one when it is missing, is another store's, or is of an earlier boot. Caller
+ * holds the open lock. `header` carries the identity of the data file as it is now.
+ */
+export function openControl(path: string, header: Header, extents: number, mode: number, inUse: boolean): Control {
+  const name = controlPath(path);
+  let fd = -1;
+  try {
+    fd = native.openFile(name, OpenFlag.write | OpenFlag.create, mode);
+    const info = native.fileInfo(fd);
+    if (info.kind !== 'file') throw storeError('ERR_STORE_NOT_A_STORE', path, 'the control file is not a regular file', { control: name }, 'move it away');
+    if (belongs(fd, info.size, header, extents)) return { fd, isKept: true, id: header.controlId };
+    if (inUse) {
+      throw storeError(
+        'ERR_STORE_CORRUPT',
+        path,
+        'the control file of a store in use was deleted or replaced',
+        { control: name },
+        'close the store in every process that has it open, then open it again',
+      );
+    }
+    const id = randomBytes(16).toString('hex');
+    native.truncate(fd, 0);
+    native.allocate(fd, 0, sizeFor(extents));
+    native.writeFile(fd, new Uint8Array(headerWords(header, id).buffer), 0);
+    return { fd, isKept: false, id };
+  } catch (error) {
+    if (fd >= 0) native.closeFile(fd);
+    throw fromSystemError(error, path, `opening the control file ${name}`);
+  }
+}

@@ -1,0 +1,373 @@
+/**
+ * Space: extents are reserved, attached, retired into quarantine, and freed.
+ *
+ *   fresh, free --reserve--> reserved by an owner --attach--> in use --retire--> quarantined --release--> free
+ *                                  \--unreserve--> free
+ *
+ * Free and quarantined extents form lists through their headers; the heads lie in the root, all under the allocator's
+ * lock. Each step is one word, ordered so that after a kill at any point repairAllocator() finishes or drops it by
+ * looking at the heads and at one pending extent (never at the whole file, but for the counts).
+ *
+ * A reserved extent carries its owner: what a dead owner had in reserve is found by a scan and resolved in
+ * cleanup.ts. The generation is raised when an extent is reserved, before anything in it changes: a reader that still
+ * looks at its earlier content finds out from that word.
+ *
+ * Growth does its system calls (allocation of both files, population) under a lock of its own, so that nobody who only
+ * takes from the lists waits for the disk.
+ */
+import { fromSystemError, storeError, systemCode } from './errors.js';
+import { failpoint } from './failpoints.js';
+import {
+  CONTROL_ENTRIES_OFFSET,
+  CONTROL_ENTRY_SIZE,
+  EXTENT_SIZE,
+  KIND_FREE,
+  KIND_LOG,
+  KIND_MASK,
+  KIND_OWNER_SHIFT,
+  KIND_QUARANTINED,
+  LOCK_ALLOCATOR_WORD,
+  LOCK_GROWTH_WORD,
+  MAX_EXTENTS,
+  R_EPOCH_WORD,
+  R_EXTENT_COUNT_WORD,
+  R_FREE_COUNT_WORD,
+  R_FREE_HEAD_WORD,
+  R_FRESH_WORD,
+  R_PENDING_FREE_WORD,
+  R_PENDING_QUARANTINE_WORD,
+  R_QUARANTINE_COUNT_WORD,
+  R_QUARANTINE_HEAD_WORD,
+  R_QUARANTINE_TAIL_WORD,
+  REGION_EXTENTS,
+  REGION_SHIFT,
+  X_BIRTH_WORD,
+  X_CREATED_EPOCH_WORD,
+  X_GENERATION_WORD,
+  X_NEXT_WORD,
+  X_ORDINAL_WORD,
+  X_RETIRED_EPOCH_WORD,
+  X_SEGMENT_WORD,
+  X_STATE_WORD,
+} from './layout.js';
+import { acquire, markClean, release, releaseDirty } from './lock.js';
+import { corrupt, extentBase, extentWords } from './memory.js';
+import { native } from './native.js';
+import type { Session } from './session.js';
+
+/** At most so much is populated in one system call: about 2 ms. */
+const POPULATE_EXTENTS = 64;
+/** Growth is a 32nd of the file, between 1 MiB and 8 MiB: what is not used yet stays small, and so does the pause. */
+const GROWTH_SHIFT = 5;
+const GROWTH_MIN = 16;
+const GROWTH_MAX = 128;
+/** Quarantine above this much (and a 32nd of the file) is worth ending an epoch for. */
+const QUARANTINE_MIN = 32;
+const QUARANTINE_SHIFT = 5;
+
+function root(session: Session): Int32Array {
+  return session.memory.words[0]!;
+}
+
+function withAllocator<T>(session: Session, work: (r: Int32Array) => T): T {
+  const { fixed } = session.memory;
+  const dirty = acquire(session, fixed, LOCK_ALLOCATOR_WORD, 'allocator');
+  let done = false;
+  try {
+    if (dirty) {
+      repairAllocator(session);
+      markClean(fixed, LOCK_ALLOCATOR_WORD);
+    }
+    const result = work(root(session));
+    done = true;
+    return result;
+  } finally {
+    if (done) release(fixed, LOCK_ALLOCATOR_WORD);
+    else releaseDirty(fixed, LOCK_ALLOCATOR_WORD);
+  }
+}
+
+/** Extents that can be reserved without growing the file. A hint: others take some meanwhile. */
+export function availableExtents(session: Session): number {
+  const r = root(session);
+  return Atomics.load(r, R_FREE_COUNT_WORD) + Atomics.load(r, R_EXTENT_COUNT_WORD) - Atomics.load(r, R_FRESH_WORD);
+}
+
+/**
+ * Extents held back so that deletes and compactions still work when the disk is full: enough to rebuild one segment.
+ * A store that is still small has small segments.
+ */
+export function heldBackExtents(session: Session): number {
+  const whole = session.segmentSize / EXTENT_SIZE + 6;
+  return Math.min(whole, Math.max(4, session.memory.limit >>> 3));
+}
+
+/**
+ * Reserves `count` extents for this owner and appends them to `out`; all or none. Leaves at least `keep` behind.
+ * Their kind is log until the caller says otherwise.
+ */
+export function reserveExtents(session: Session, count: number, keep: number, out: number[]): boolean {
+  if (count === 0) return true;
+  return withAllocator(session, (r) => {
+    let available = r[R_FREE_COUNT_WORD]! + r[R_EXTENT_COUNT_WORD]! - r[R_FRESH_WORD]!;
+    if (available < count + keep && session.options.durability === 'none') {
+      releaseQuarantine(session, r, 0x7fffffff);
+      available = r[R_FREE_COUNT_WORD]! + r[R_EXTENT_COUNT_WORD]! - r[R_FRESH_WORD]!;
+    }
+    if (available < count + keep) return false;
+    const epoch = Atomics.load(r, R_EPOCH_WORD);
+    for (let i = 0; i < count; i++) out.push(takeOne(session, r, epoch));
+    return true;
+  });
+}
+
+// Caller holds the allocator's lock and knows that there is one.
+function takeOne(session: Session, r: Int32Array, epoch: number): number {
+  const { memory } = session;
+  let extent = r[R_FREE_HEAD_WORD]!;
+  const isFresh = extent === 0;
+  if (isFresh) extent = r[R_FRESH_WORD]!;
+  const w = extentWords(memory, extent);
+  const x = extentBase(extent);
+  const kind = w[x + X_STATE_WORD]! & KIND_MASK;
+  if (isFresh ? w[x + X_STATE_WORD]! !== 0 : kind !== KIND_FREE) {
+    throw corrupt(session.path, 'an extent on the free list is not free', { extent, kind });
+  }
+  const next = w[x + X_NEXT_WORD]!;
+  // The state first: an extent that is still on the list but not free is one that its taker did not unlink yet.
+  Atomics.store(w, x + X_STATE_WORD, KIND_LOG | (session.owner << KIND_OWNER_SHIFT));
+  if (failpoint !== null) failpoint('extents.taken');
+  if (isFresh) {
+    Atomics.store(r, R_FRESH_WORD, extent + 1);
+  } else {
+    Atomics.store(r, R_FREE_HEAD_WORD, next);
+    r[R_FREE_COUNT_WORD]!--;
+  }
+  const generation = (w[x + X_GENERATION_WORD]! | 1) + 2;
+  Atomics.store(w, x + X_GENERATION_WORD, generation);
+  w[x + X_BIRTH_WORD] = generation;
+  w[x + X_SEGMENT_WORD] = 0;
+  w[x + X_ORDINAL_WORD] = 0;
+  w[x + X_CREATED_EPOCH_WORD] = epoch;
+  return extent;
+}
+
+/** Says what a reserved extent becomes; still reserved. */
+export function describeExtent(session: Session, extent: number, kind: number, segment: number, ordinal: number): void {
+  const w = extentWords(session.memory, extent);
+  const x = extentBase(extent);
+  w[x + X_SEGMENT_WORD] = segment;
+  w[x + X_ORDINAL_WORD] = ordinal;
+  Atomics.store(w, x + X_STATE_WORD, kind | (session.owner << KIND_OWNER_SHIFT));
+}
+
+/** The extent is referred to from now on: it is no longer its owner's. */
+export function attachExtent(session: Session, extent: number): void {
+  const w = extentWords(session.memory, extent);
+  const i = extentBase(extent) + X_STATE_WORD;
+  Atomics.store(w, i, w[i]! & KIND_MASK);
+}
+
+/** Gives back extents that were reserved and never referred to. */
+export function unreserveExtents(session: Session, extents: readonly number[]): void {
+  if (extents.length === 0) return;
+  withAllocator(session, (r) => {
+    for (const extent of extents) {
+      const state = extentWords(session.memory, extent)[extentBase(extent) + X_STATE_WORD]!;
+      if (state >>> KIND_OWNER_SHIFT !== 0) pushFree(session, r, extent);
+    }
+  });
+}
+
+/**
+ * Puts extents into quarantine: those for which `isOurs` still holds, looked at under the lock, so that doing it
+ * again after an interruption harms nothing.
+ */
+export function retireExtents(session: Session, extents: readonly number[], isOurs: (words: Int32Array, base: number, position: number) => boolean): void {
+  if (extents.length === 0) return;
+  withAllocator(session, (r) => {
+    const epoch = Atomics.load(r, R_EPOCH_WORD);
+    for (let i = 0; i < extents.length; i++) {
+      const extent = extents[i]!;
+      const w = extentWords(session.memory, extent);
+      const x = extentBase(extent);
+      const kind = w[x + X_STATE_WORD]! & KIND_MASK;
+      if (kind <= KIND_QUARANTINED || !isOurs(w, x, i)) continue;
+      r[R_PENDING_QUARANTINE_WORD] = extent;
+      w[x + X_NEXT_WORD] = 0;
+      w[x + X_RETIRED_EPOCH_WORD] = epoch;
+      Atomics.store(w, x + X_STATE_WORD, KIND_QUARANTINED);
+      if (failpoint !== null) failpoint('extents.retired');
+      linkQuarantined(session, r, extent);
+      r[R_QUARANTINE_COUNT_WORD]!++;
+      Atomics.store(r, R_PENDING_QUARANTINE_WORD, 0);
+    }
+    const limit = Math.max(QUARANTINE_MIN, r[R_EXTENT_COUNT_WORD]! >>> QUARANTINE_SHIFT);
+    if (r[R_QUARANTINE_COUNT_WORD]! > limit) endEpoch(session, r);
+  });
+}
+
+/**
+ * Ends the epoch and releases what was retired in it. Until checkpoints exist nothing is synced here: the quarantine
+ * keeps reuse away from readers and keeps the file's layout ready, it does not yet protect against power loss.
+ */
+function endEpoch(session: Session, r: Int32Array): void {
+  const epoch = Atomics.add(r, R_EPOCH_WORD, 1);
+  releaseQuarantine(session, r, epoch);
+}
+
+/** Frees at once whatever is in quarantine, for a caller that found no space. */
+export function reclaimQuarantine(session: Session): void {
+  withAllocator(session, (r) => endEpoch(session, r));
+}
+
+// Caller holds the allocator's lock.
+function linkQuarantined(session: Session, r: Int32Array, extent: number): void {
+  const tail = r[R_QUARANTINE_TAIL_WORD]!;
+  if (tail === 0) Atomics.store(r, R_QUARANTINE_HEAD_WORD, extent);
+  else extentWords(session.memory, tail)[extentBase(tail) + X_NEXT_WORD] = extent;
+  Atomics.store(r, R_QUARANTINE_TAIL_WORD, extent);
+}
+
+// Caller holds the allocator's lock. Frees what was retired in `epoch` or before.
+function releaseQuarantine(session: Session, r: Int32Array, epoch: number): void {
+  for (let bound = r[R_EXTENT_COUNT_WORD]!; bound > 0; bound--) {
+    const extent = r[R_QUARANTINE_HEAD_WORD]!;
+    if (extent === 0) return;
+    const w = extentWords(session.memory, extent);
+    const x = extentBase(extent);
+    if (w[x + X_RETIRED_EPOCH_WORD]! > epoch) return;
+    const next = w[x + X_NEXT_WORD]!;
+    r[R_PENDING_FREE_WORD] = extent;
+    Atomics.store(r, R_QUARANTINE_HEAD_WORD, next);
+    if (next === 0) r[R_QUARANTINE_TAIL_WORD] = 0;
+    r[R_QUARANTINE_COUNT_WORD]!--;
+    if (failpoint !== null) failpoint('extents.released');
+    pushFree(session, r, extent);
+  }
+}
+
+// Caller holds the allocator's lock.
+function pushFree(session: Session, r: Int32Array, extent: number): void {
+  const w = extentWords(session.memory, extent);
+  const x = extentBase(extent);
+  r[R_PENDING_FREE_WORD] = extent;
+  w[x + X_NEXT_WORD] = r[R_FREE_HEAD_WORD]!;
+  Atomics.store(w, x + X_STATE_WORD, KIND_FREE);
+  if (failpoint !== null) failpoint('extents.freed');
+  Atomics.store(r, R_FREE_HEAD_WORD, extent);
+  r[R_FREE_COUNT_WORD]!++;
+  Atomics.store(r, R_PENDING_FREE_WORD, 0);
+}
+
+/** Finishes or drops what an interrupted holder of the allocator's lock was doing. Caller holds that lock. */
+export function repairAllocator(session: Session): void {
+  const { memory } = session;
+  const r = root(session);
+  session.repairs++;
+  const count = Atomics.load(r, R_EXTENT_COUNT_WORD);
+  const stateOf = (extent: number) => extentWords(memory, extent)[extentBase(extent) + X_STATE_WORD]!;
+  const nextOf = (extent: number) => extentWords(memory, extent)[extentBase(extent) + X_NEXT_WORD]!;
+
+  // A taker that did not come to unlink what it took.
+  while (r[R_FREE_HEAD_WORD] !== 0 && (stateOf(r[R_FREE_HEAD_WORD]!) & KIND_MASK) !== KIND_FREE) {
+    r[R_FREE_HEAD_WORD] = nextOf(r[R_FREE_HEAD_WORD]!);
+  }
+  while (r[R_FRESH_WORD]! < count && stateOf(r[R_FRESH_WORD]!) !== 0) r[R_FRESH_WORD]!++;
+
+  const quarantined = r[R_PENDING_QUARANTINE_WORD]!;
+  if (quarantined !== 0 && stateOf(quarantined) === KIND_QUARANTINED && r[R_QUARANTINE_TAIL_WORD] !== quarantined) {
+    linkQuarantined(session, r, quarantined);
+  }
+  r[R_PENDING_QUARANTINE_WORD] = 0;
+
+  const freed = r[R_PENDING_FREE_WORD]!;
+  if (freed !== 0) {
+    const kind = stateOf(freed) & KIND_MASK;
+    const unlinked = kind === KIND_QUARANTINED && r[R_QUARANTINE_HEAD_WORD] !== freed;
+    const stated = kind === KIND_FREE && r[R_FREE_HEAD_WORD] !== freed;
+    if (unlinked || stated) pushFree(session, r, freed);
+  }
+  r[R_PENDING_FREE_WORD] = 0;
+  if (r[R_QUARANTINE_HEAD_WORD] === 0) r[R_QUARANTINE_TAIL_WORD] = 0;
+
+  r[R_FREE_COUNT_WORD] = listLength(session, R_FREE_HEAD_WORD, KIND_FREE, count);
+  r[R_QUARANTINE_COUNT_WORD] = listLength(session, R_QUARANTINE_HEAD_WORD, KIND_QUARANTINED, count);
+}
+
+/** Length of one of the lists, bounded by the extents there are. Caller holds the allocator's lock. */
+export function listLength(session: Session, headWord: number, kind: number, bound: number): number {
+  let length = 0;
+  for (let extent = root(session)[headWord]!; extent !== 0; length++) {
+    const w = extentWords(session.memory, extent);
+    const x = extentBase(extent);
+    if (length > bound || (w[x + X_STATE_WORD]! & KIND_MASK) !== kind) {
+      throw corrupt(session.path, 'a list of extents is damaged', { extent, state: w[x + X_STATE_WORD]!, expected: kind });
+    }
+    extent = w[x + X_NEXT_WORD]!;
+  }
+  return length;
+}
+
+/**
+ * Makes at least `need` extents available, by ending an epoch when the quarantine holds enough, else by growing the
+ * file. Called without segment locks. Throws ERR_STORE_NO_SPACE or ERR_STORE_FULL; the store is then as it was.
+ */
+export function makeRoom(session: Session, need: number): void {
+  const { memory } = session;
+  const { fixed } = memory;
+  const r = root(session);
+  if (acquire(session, fixed, LOCK_GROWTH_WORD, 'growth')) markClean(fixed, LOCK_GROWTH_WORD);
+  try {
+    const missing = need - availableExtents(session);
+    if (missing <= 0) return;
+    const count = Atomics.load(r, R_EXTENT_COUNT_WORD);
+    const step = Math.max(missing, Math.min(GROWTH_MAX, Math.max(GROWTH_MIN, count >>> GROWTH_SHIFT)));
+    const most = session.maxSize === 0 ? MAX_EXTENTS : Math.min(MAX_EXTENTS, Math.floor(session.maxSize / EXTENT_SIZE));
+    try {
+      growTo(session, count, Math.min(count + step, most), count + missing);
+    } catch (error) {
+      // The last resort before saying no: what waits in quarantine.
+      reclaimQuarantine(session);
+      if (availableExtents(session) < need) throw error;
+    }
+  } finally {
+    release(fixed, LOCK_GROWTH_WORD);
+  }
+}
+
+// Caller holds the growth lock. Tries `wanted`, then settles for `needed`.
+function growTo(session: Session, count: number, wanted: number, needed: number): void {
+  if (wanted < needed) {
+    const max = session.maxSize === 0 ? MAX_EXTENTS * EXTENT_SIZE : session.maxSize;
+    throw storeError('ERR_STORE_FULL', session.path, 'the store has reached its largest size', { size: count * EXTENT_SIZE, maxSize: max }, 'delete entries, or create it with a larger maxSize');
+  }
+  try {
+    allocateExtents(session, count, wanted);
+  } catch (error) {
+    const code = systemCode(error);
+    if (wanted === needed || (code !== 'ENOSPC' && code !== 'EFBIG' && code !== 'EDQUOT')) throw fromSystemError(error, session.path, 'growing the file');
+    try {
+      allocateExtents(session, count, needed);
+    } catch (second) {
+      throw fromSystemError(second, session.path, 'growing the file');
+    }
+  }
+}
+
+// Caller holds the growth lock.
+function allocateExtents(session: Session, from: number, to: number): void {
+  const { memory } = session;
+  native.allocate(memory.controlFd, CONTROL_ENTRIES_OFFSET + from * CONTROL_ENTRY_SIZE, (to - from) * CONTROL_ENTRY_SIZE);
+  native.allocate(memory.fd, from * EXTENT_SIZE, (to - from) * EXTENT_SIZE);
+  if (failpoint !== null) failpoint('growth.allocated');
+  memory.mapExtents(Math.max(to, memory.limit));
+  for (let extent = from; extent < to; ) {
+    const end = Math.min(to, extent + POPULATE_EXTENTS, ((extent >>> REGION_SHIFT) + 1) * REGION_EXTENTS);
+    const buffer = memory.words[extent >>> REGION_SHIFT]!.buffer as ArrayBuffer;
+    native.populate(buffer, extentBase(extent) * 4, (end - extent) * EXTENT_SIZE);
+    extent = end;
+  }
+  Atomics.store(root(session), R_EXTENT_COUNT_WORD, to);
+  if (failpoint !== null) failpoint('growth.published');
+}

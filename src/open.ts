@@ -1,0 +1,350 @@
+/**
+ * Opening, creating and closing a store. All of it happens under the open lock, a record lock (OFD) on a byte of the
+ * data file, so that there is never a half-made store, a race of two creators, or two recoveries.
+ *
+ *   who is first        nobody holds the use byte: the clean mark is taken away, the control file may be made anew
+ *   who joins           the header and the control file are in use: nothing about them is changed
+ *   who closes last     cleans up after the dead, syncs, and sets the clean mark
+ */
+import { randomBytes } from 'node:crypto';
+import { dirname } from 'node:path';
+import { cleanDead, settle } from './cleanup.js';
+import { openControl } from './control.js';
+import { attachExtent, describeExtent } from './extents.js';
+import { fromSystemError, storeError, systemCode } from './errors.js';
+import { failpoint } from './failpoints.js';
+import { currentBootId, encodeHeader, type Header, readHeader, writeHeader } from './header.js';
+import {
+  DIRECTORY_ENTRIES_WORD,
+  EXTENT_SIZE,
+  HEADER_SIZE,
+  INITIAL_DEPTH,
+  INLINE_INDEX_BITS,
+  INDEX_INLINE_BIT,
+  KIND_HEAD,
+  MAX_DEPTH,
+  MAX_EXTENTS,
+  OPEN_LOCK_BYTE,
+  R_DEPTH_WORD,
+  R_EPOCH_WORD,
+  R_EXTENT_COUNT_WORD,
+  R_FRESH_WORD,
+  USE_LOCK_BYTE,
+  X_BIRTH_WORD,
+  X_GENERATION_WORD,
+} from './layout.js';
+import { sessionsOfThread } from './lock.js';
+import { corrupt, extentBase, extentWords, Memory, truncated } from './memory.js';
+import { type FileInfo, native, OpenFlag } from './native.js';
+import type { NormalizedOptions } from './options.js';
+import { claimOwner, noOwnerSlot, releaseOwner } from './owners.js';
+import { initSegment } from './rebuild.js';
+import { recoverStore } from './recovery.js';
+import { Session } from './session.js';
+
+/** Extents of a new store: about 2 MiB. */
+const INITIAL_EXTENTS = 33;
+/** ms that an open waits for another open, recovery or close at least. */
+const OPEN_WAIT = 60_000;
+/** Bytes of a store that is too small for eight segments. */
+const SMALL_STORE = 4 * 1024 * 1024;
+
+export function openSession(path: string, options: NormalizedOptions): Session {
+  for (;;) {
+    let fd: number;
+    try {
+      fd = native.openFile(path, options.readOnly ? 0 : OpenFlag.write, 0);
+    } catch (error) {
+      if (systemCode(error) !== 'ENOENT' || !options.create || options.readOnly) throw fromSystemError(error, path, 'opening the file');
+      createStore(path, options);
+      continue;
+    }
+    try {
+      return options.readOnly ? openReadOnly(path, fd, options) : openWritable(path, fd, options);
+    } catch (error) {
+      native.closeFile(fd);
+      throw fromSystemError(error, path, 'opening the store');
+    }
+  }
+}
+
+// ---- Creation ----------------------------------------------------------------------------------------------------
+
+/**
+ * Makes a whole store in a file without a name, syncs it, then gives it its name: whoever sees the name sees the store.
+ * If another creator was faster, that store is the store.
+ */
+function createStore(path: string, options: NormalizedOptions): void {
+  const folder = dirname(path);
+  let fd: number;
+  try {
+    fd = native.openFile(folder, OpenFlag.write | OpenFlag.unnamed, options.mode);
+  } catch (error) {
+    const code = systemCode(error);
+    const what = code === 'EOPNOTSUPP' || code === 'EISDIR' ? 'the file system has no unnamed files (O_TMPFILE)' : 'creating the file';
+    throw fromSystemError(error, path, what);
+  }
+  try {
+    const info = native.fileInfo(fd);
+    refuseRemote(path, info);
+    writeNewStore(path, fd, info, options);
+    if (failpoint !== null) failpoint('create.written');
+    native.syncData(fd);
+    if (failpoint !== null) failpoint('create.synced');
+    try {
+      native.linkFile(fd, path);
+    } catch (error) {
+      if (systemCode(error) !== 'EEXIST') throw error;
+    }
+    if (failpoint !== null) failpoint('create.linked');
+    native.syncDirectory(path);
+  } catch (error) {
+    throw fromSystemError(error, path, 'creating the store');
+  } finally {
+    native.closeFile(fd);
+  }
+}
+
+function writeNewStore(path: string, fd: number, info: FileInfo, options: NormalizedOptions): void {
+  const isSmall = options.maxSize > 0 && options.maxSize < SMALL_STORE;
+  const depth = isSmall ? 1 : INITIAL_DEPTH;
+  const most = options.maxSize > 0 ? Math.floor(options.maxSize / EXTENT_SIZE) : MAX_EXTENTS;
+  const extentCount = Math.min(INITIAL_EXTENTS, most);
+  native.allocate(fd, 0, extentCount * EXTENT_SIZE);
+  const header: Header = {
+    sequence: 0,
+    storeId: randomBytes(16).toString('hex'),
+    hashSeed: randomBytes(4).readInt32LE(),
+    segmentSize: options.segmentSize,
+    evicts: options.eviction === 'auto',
+    clean: true,
+    epoch: 1,
+    durableEpoch: 0,
+    extentCount,
+    maxSize: options.maxSize,
+    created: Date.now(),
+    bootId: currentBootId(),
+    device: BigInt(info.device),
+    inode: BigInt(info.inode),
+    controlId: '',
+  };
+  const memory = new Memory(path, fd, -1, true);
+  try {
+    memory.mapExtents(extentCount);
+    const session = new Session(memory, path, false, options);
+    const root = memory.words[0]!;
+    root[R_EPOCH_WORD] = 1;
+    root[R_DEPTH_WORD] = depth;
+    root[R_EXTENT_COUNT_WORD] = extentCount;
+    root[R_FRESH_WORD] = 1 + 2 ** depth;
+    for (let i = 0; i < 2 ** depth; i++) {
+      const head = i + 1;
+      const words = extentWords(memory, head);
+      const base = extentBase(head);
+      words[base + X_GENERATION_WORD] = 2;
+      words[base + X_BIRTH_WORD] = 2;
+      initSegment(session, head, i, depth, INLINE_INDEX_BITS | INDEX_INLINE_BIT);
+      describeExtent(session, head, KIND_HEAD, head, 0);
+      attachExtent(session, head);
+      root[DIRECTORY_ENTRIES_WORD + i] = head;
+    }
+    const words = encodeHeader(header);
+    root.set(words, 0);
+    root.set(words, HEADER_SIZE / 4);
+  } finally {
+    memory.unmap();
+  }
+}
+
+// ---- Opening -----------------------------------------------------------------------------------------------------
+
+function refuseRemote(path: string, info: FileInfo): void {
+  if (!info.remote) return;
+  throw storeError(
+    'ERR_STORE_UNSUPPORTED',
+    path,
+    'the file lies on a network file system, where mappings are not shared between machines',
+    { fileSystem: info.fileSystem },
+    'put it on a local file system such as ext4, xfs, btrfs or tmpfs',
+  );
+}
+
+function waitForOpenLock(path: string, fd: number, exclusive: boolean, timeout: number): void {
+  const deadline = performance.now() + timeout;
+  for (let pause = 0.05; !native.tryLock(fd, OPEN_LOCK_BYTE, 1, exclusive); pause = Math.min(10, pause * 2)) {
+    if (performance.now() > deadline) {
+      throw storeError('ERR_STORE_LOCK_TIMEOUT', path, 'another process has been opening or recovering the store for long', { waited: timeout }, 'see whether one is stopped');
+    }
+    native.sleep(pause);
+  }
+}
+
+interface Opened {
+  info: FileInfo;
+  header: Header;
+  isSameFile: boolean;
+}
+
+function readIdentity(path: string, fd: number): Opened {
+  const info = native.fileInfo(fd);
+  if (info.kind !== 'file') throw storeError('ERR_STORE_NOT_A_STORE', path, 'not a regular file', { kind: info.kind }, 'name a regular file');
+  refuseRemote(path, info);
+  const header = readHeader(fd, path, info.size);
+  if (info.size < header.extentCount * EXTENT_SIZE) throw truncated(path, info.size, header.extentCount * EXTENT_SIZE);
+  const isSameFile = header.bootId === currentBootId() && header.device === BigInt(info.device) && header.inode === BigInt(info.inode);
+  return { info, header, isSameFile };
+}
+
+function startSession(path: string, memory: Memory, opened: Opened, options: NormalizedOptions): Session {
+  const { header, info } = opened;
+  memory.mapExtents(header.extentCount);
+  const root = memory.words[0]!;
+  const count = Atomics.load(root, R_EXTENT_COUNT_WORD);
+  const fresh = Atomics.load(root, R_FRESH_WORD);
+  const depth = Atomics.load(root, R_DEPTH_WORD);
+  if (count < 2 || count > MAX_EXTENTS || fresh < 2 || fresh > count || depth < 0 || depth > MAX_DEPTH) {
+    throw corrupt(path, 'the root of the store is damaged', { extents: count, fresh, depth });
+  }
+  if (count * EXTENT_SIZE > info.size) {
+    // It may have grown since it was looked at.
+    const { size } = native.fileInfo(memory.fd);
+    if (count * EXTENT_SIZE > size) throw truncated(path, size, count * EXTENT_SIZE);
+  }
+  memory.mapExtents(count);
+  const session = new Session(memory, path, options.readOnly, options);
+  session.segmentSize = header.segmentSize;
+  session.maxSize = header.maxSize;
+  session.hashSeed = header.hashSeed;
+  session.storeKey = `${info.device}:${info.inode}`;
+  return session;
+}
+
+function openReadOnly(path: string, fd: number, options: NormalizedOptions): Session {
+  waitForOpenLock(path, fd, false, Math.max(OPEN_WAIT, options.lockTimeout));
+  const memory = new Memory(path, fd, -1, false);
+  try {
+    const opened = readIdentity(path, fd);
+    // Same boot, same file: the page cache is whole, and readers need no repair. Else a writable open must look first.
+    if (!opened.header.clean && !opened.isSameFile) {
+      throw storeError(
+        'ERR_STORE_NEEDS_RECOVERY',
+        path,
+        'the store was not closed, and this is another boot or a copy of the file',
+        { clean: 'no' },
+        'open it once for writing, for instance with "mmapkv check"',
+      );
+    }
+    return startSession(path, memory, opened, options);
+  } catch (error) {
+    memory.unmap();
+    throw error;
+  } finally {
+    native.unlock(fd, OPEN_LOCK_BYTE, 1);
+  }
+}
+
+function openWritable(path: string, fd: number, options: NormalizedOptions): Session {
+  waitForOpenLock(path, fd, true, Math.max(OPEN_WAIT, options.lockTimeout));
+  let memory: Memory | undefined;
+  let controlFd = -1;
+  let session: Session | undefined;
+  try {
+    const opened = readIdentity(path, fd);
+    const { header, info } = opened;
+    const inUse = native.isLocked(fd, USE_LOCK_BYTE, 1, true);
+    const wasClean = header.clean;
+    header.device = BigInt(info.device);
+    header.inode = BigInt(info.inode);
+    header.bootId = currentBootId();
+    const control = openControl(path, header, Math.floor(info.size / EXTENT_SIZE), info.mode & 0o777, inUse);
+    controlFd = control.fd;
+    memory = new Memory(path, fd, controlFd, true);
+    memory.mapControl();
+    session = startSession(path, memory, opened, options);
+    if (!claimOwner(session)) throw noOwnerSlot(path);
+    if (failpoint !== null) failpoint('open.claimed');
+    if (!inUse) {
+      header.controlId = control.id;
+      header.clean = false;
+      header.sequence = (header.sequence + 1) | 0;
+      header.extentCount = session.memory.limit;
+      writeHeader(fd, header);
+      if (failpoint !== null) failpoint('open.marked');
+      native.syncData(fd);
+      // The same boot and file, and a control file that tells who held what: cleanDead() below is enough.
+      if (!wasClean && !(opened.isSameFile && control.isKept)) recoverStore(session, opened.isSameFile);
+    }
+    native.tryLock(fd, USE_LOCK_BYTE, 1, false);
+    sessionsOfThread.add(session);
+  } catch (error) {
+    if (session !== undefined) releaseOwner(session);
+    memory?.unmap();
+    if (controlFd >= 0) native.closeFile(controlFd);
+    throw error;
+  } finally {
+    native.unlock(fd, OPEN_LOCK_BYTE, 1);
+  }
+  try {
+    cleanDead(session);
+  } catch (error) {
+    closeSession(session);
+    throw error;
+  }
+  return session;
+}
+
+// ---- Closing -----------------------------------------------------------------------------------------------------
+
+/** Lets go of everything. Whoever closes last leaves the store synced and marked clean. Never throws for that. */
+export function closeSession(session: Session): void {
+  if (session.closed) return;
+  const { memory, path } = session;
+  try {
+    if (!session.readOnly) leave(session, path);
+  } finally {
+    session.closed = true;
+    sessionsOfThread.delete(session);
+    memory.unmap();
+    if (memory.controlFd >= 0) native.closeFile(memory.controlFd);
+    native.closeFile(memory.fd);
+  }
+}
+
+function leave(session: Session, path: string): void {
+  const { fd } = session.memory;
+  let isHeld = false;
+  try {
+    memoryIsWhole(session);
+    settle(session);
+    waitForOpenLock(path, fd, true, session.options.lockTimeout);
+    isHeld = true;
+    native.unlock(fd, USE_LOCK_BYTE, 1);
+    if (native.isLocked(fd, USE_LOCK_BYTE, 1, true)) return;
+    cleanDead(session);
+    // Nothing is synced with durability 'none', so nothing may be called clean.
+    if (session.options.durability === 'none') return;
+    native.syncData(fd);
+    if (failpoint !== null) failpoint('close.synced');
+    const header = readHeader(fd, path, native.fileInfo(fd).size);
+    const root = session.memory.words[0]!;
+    header.sequence = (header.sequence + 1) | 0;
+    header.clean = true;
+    header.epoch = Atomics.load(root, R_EPOCH_WORD);
+    header.extentCount = Atomics.load(root, R_EXTENT_COUNT_WORD);
+    writeHeader(fd, header);
+    if (failpoint !== null) failpoint('close.marked');
+    native.syncData(fd);
+  } catch {
+    // What could not be left in order, the next open finds and repairs: the clean mark is not set.
+  } finally {
+    try {
+      releaseOwner(session);
+    } finally {
+      if (isHeld) native.unlock(fd, OPEN_LOCK_BYTE, 1);
+    }
+  }
+}
+
+function memoryIsWhole(session: Session): void {
+  session.memory.checkFaults();
+}

@@ -1,0 +1,149 @@
+/**
+ * Owners: each writable open takes a slot in the control file and holds a record lock (OFD) on the slot's byte for as
+ * long as it lives. Alive means that somebody holds the byte: right across PID namespaces, with reused PIDs and
+ * zombies, and the kernel lets go on SIGKILL. The PID in the slot is for people to read.
+ *
+ * A slot counts its incarnations, and lock words hold slot and incarnation: a new owner is never taken for its
+ * predecessor. A slot stays "in use" after its owner died until somebody has cleaned up what it left.
+ */
+import { readlinkSync } from 'node:fs';
+import { threadId } from 'node:worker_threads';
+import { storeError } from './errors.js';
+import {
+  O_PID_NAMESPACE_WORD,
+  O_PID_WORD,
+  O_SINCE_WORD,
+  O_STATE_WORD,
+  O_THREAD_WORD,
+  OWNER_COUNT,
+  OWNER_INCARNATION_MASK,
+  OWNER_INCARNATION_SHIFT,
+  OWNER_LOCK_BYTE,
+  OWNER_SLOT_MASK,
+  OWNER_WORDS,
+  OWNERS_WORD,
+} from './layout.js';
+import { native } from './native.js';
+import type { Session } from './session.js';
+
+function slotWord(slot: number): number {
+  return OWNERS_WORD + slot * OWNER_WORDS;
+}
+
+export function ownerOf(slot: number, incarnation: number): number {
+  return slot | (incarnation << OWNER_INCARNATION_SHIFT);
+}
+
+/** Is the open with this slot and incarnation still there? */
+export function isAlive(session: Session, owner: number): boolean {
+  const slot = owner & OWNER_SLOT_MASK;
+  const state = Atomics.load(session.memory.fixed, slotWord(slot) + O_STATE_WORD);
+  if (state !== ((owner >>> OWNER_INCARNATION_SHIFT) << 1) + 1) return false;
+  if (owner === session.owner) return true;
+  return native.isLocked(session.memory.controlFd, OWNER_LOCK_BYTE + slot, 1, true);
+}
+
+export function ownerPid(session: Session, owner: number): number {
+  return session.memory.fixed[slotWord(owner & OWNER_SLOT_MASK) + O_PID_WORD]!;
+}
+
+/** The number of the PID namespace: tells whether a PID in a slot means anything here. */
+function pidNamespace(): number {
+  try {
+    return Number(/\d+/.exec(readlinkSync('/proc/self/ns/pid'))?.[0] ?? 0) | 0;
+  } catch {
+    return 0;
+  }
+}
+
+/** Takes a free slot. The slots of the dead are passed over: cleanDead() frees them. */
+export function claimOwner(session: Session): boolean {
+  const { fixed, controlFd } = session.memory;
+  for (let slot = 1; slot <= OWNER_COUNT; slot++) {
+    const word = slotWord(slot);
+    if ((Atomics.load(fixed, word + O_STATE_WORD) & 1) !== 0) continue;
+    if (!native.tryLock(controlFd, OWNER_LOCK_BYTE + slot, 1, true)) continue;
+    const state = Atomics.load(fixed, word + O_STATE_WORD);
+    if ((state & 1) !== 0) {
+      native.unlock(controlFd, OWNER_LOCK_BYTE + slot, 1);
+      continue;
+    }
+    const incarnation = ((state >>> 1) + 1) & OWNER_INCARNATION_MASK;
+    fixed[word + O_PID_WORD] = process.pid;
+    fixed[word + O_THREAD_WORD] = threadId;
+    const now = Date.now();
+    fixed[word + O_SINCE_WORD] = now | 0;
+    fixed[word + O_SINCE_WORD + 1] = Math.floor(now / 2 ** 32);
+    fixed[word + O_PID_NAMESPACE_WORD] = pidNamespace();
+    Atomics.store(fixed, word + O_STATE_WORD, (incarnation << 1) | 1);
+    session.owner = ownerOf(slot, incarnation);
+    return true;
+  }
+  return false;
+}
+
+export function noOwnerSlot(path: string): Error {
+  return storeError(
+    'ERR_STORE_NO_MEMORY',
+    path,
+    'the store is open too many times',
+    { limit: OWNER_COUNT },
+    'close some of its opens (each worker thread counts as one)',
+  );
+}
+
+/** Gives the slot back; the caller holds no lock any more. */
+export function releaseOwner(session: Session): void {
+  if (session.owner === 0) return;
+  const slot = session.owner & OWNER_SLOT_MASK;
+  const { fixed, controlFd } = session.memory;
+  Atomics.store(fixed, slotWord(slot) + O_STATE_WORD, (session.owner >>> OWNER_INCARNATION_SHIFT) << 1);
+  session.owner = 0;
+  native.unlock(controlFd, OWNER_LOCK_BYTE + slot, 1);
+}
+
+/**
+ * Calls `clean` for each owner that died, one cleaner at a time for each: the cleaner holds the slot's byte
+ * meanwhile. Returns how many it cleaned up after.
+ */
+export function forEachDead(session: Session, clean: (owner: number) => void): number {
+  const { fixed, controlFd } = session.memory;
+  const own = session.owner & OWNER_SLOT_MASK;
+  let count = 0;
+  for (let slot = 1; slot <= OWNER_COUNT; slot++) {
+    const word = slotWord(slot) + O_STATE_WORD;
+    if (slot === own || (Atomics.load(fixed, word) & 1) === 0) continue;
+    if (!native.tryLock(controlFd, OWNER_LOCK_BYTE + slot, 1, true)) continue;
+    try {
+      const state = Atomics.load(fixed, word);
+      if ((state & 1) === 0) continue;
+      clean(ownerOf(slot, state >>> 1));
+      Atomics.store(fixed, word, state & ~1);
+      count++;
+    } finally {
+      native.unlock(controlFd, OWNER_LOCK_BYTE + slot, 1);
+    }
+  }
+  return count;
+}
+
+export interface OwnerFacts {
+  slot: number;
+  pid: number;
+  threadId: number;
+  since: number;
+}
+
+/** The owners that are alive now. */
+export function listOwners(session: Session): OwnerFacts[] {
+  const owners: OwnerFacts[] = [];
+  const { fixed } = session.memory;
+  for (let slot = 1; slot <= OWNER_COUNT; slot++) {
+    const word = slotWord(slot);
+    const state = Atomics.load(fixed, word + O_STATE_WORD);
+    if ((state & 1) === 0 || !isAlive(session, ownerOf(slot, state >>> 1))) continue;
+    const since = (fixed[word + O_SINCE_WORD]! >>> 0) + fixed[word + O_SINCE_WORD + 1]! * 2 ** 32;
+    owners.push({ slot, pid: fixed[word + O_PID_WORD]!, threadId: fixed[word + O_THREAD_WORD]!, since });
+  }
+  return owners;
+}

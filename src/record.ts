@@ -1,0 +1,103 @@
+/**
+ * Records in a segment's log: {sizes, type, checksum, epoch, sequence, [expiry], key, payload}, padded to 8 bytes.
+ * A record is immutable once a slot refers to it. Key and payload each begin on a word, so that both are compared,
+ * summed and copied word by word.
+ */
+import { checksumWords } from './hash.js';
+import {
+  EXTENT_UNIT_MASK,
+  EXTENT_UNIT_SHIFT,
+  EXTENT_WORDS,
+  FLAG_EXPIRY,
+  K_CHECKSUM_WORD,
+  K_EPOCH_WORD,
+  K_SEQUENCE_WORD,
+  K_SIZES_WORD,
+  K_TYPE_WORD,
+  KEY_SIZE_MASK,
+  LOG_LIST_WORD,
+  PAYLOAD_SIZE_SHIFT,
+  RECORD_HEADER_WORDS,
+  SEQUENCE_HIGH_SHIFT,
+} from './layout.js';
+import { extentBase, extentWords, type Memory } from './memory.js';
+
+/** Extent that holds the place `ref` of the segment's log. */
+export function refExtent(headWords: Int32Array, headBase: number, ref: number): number {
+  return headWords[headBase + LOG_LIST_WORD + (ref >>> EXTENT_UNIT_SHIFT)]!;
+}
+
+/** Index of the record's first word within the region of its extent. */
+export function refIndex(extent: number, ref: number): number {
+  return extentBase(extent) + ((ref & EXTENT_UNIT_MASK) << 1);
+}
+
+/** Index of the key's first word. */
+export function keyIndex(words: Int32Array, record: number): number {
+  return record + RECORD_HEADER_WORDS + ((words[record + K_TYPE_WORD]! & FLAG_EXPIRY) === 0 ? 0 : 2);
+}
+
+export function keySizeOf(words: Int32Array, record: number): number {
+  return words[record + K_SIZES_WORD]! & KEY_SIZE_MASK;
+}
+
+/** Index of the payload's first word. */
+export function payloadIndex(words: Int32Array, record: number): number {
+  return keyIndex(words, record) + ((keySizeOf(words, record) + 3) >>> 2);
+}
+
+export function payloadSizeOf(words: Int32Array, record: number): number {
+  return words[record + K_SIZES_WORD]! >>> PAYLOAD_SIZE_SHIFT;
+}
+
+/** Words of a record, padding not included. */
+export function recordWordCount(keySize: number, payloadSize: number, hasExpiry: boolean): number {
+  return RECORD_HEADER_WORDS + (hasExpiry ? 2 : 0) + ((keySize + 3) >>> 2) + ((payloadSize + 3) >>> 2);
+}
+
+/** Words of the record at `record`, padding not included, as its sizes say. */
+export function recordWordsAt(words: Int32Array, record: number): number {
+  const sizes = words[record + K_SIZES_WORD]!;
+  return recordWordCount(sizes & KEY_SIZE_MASK, sizes >>> PAYLOAD_SIZE_SHIFT, (words[record + K_TYPE_WORD]! & FLAG_EXPIRY) !== 0);
+}
+
+export function unitsOf(wordCount: number): number {
+  return (wordCount + 1) >>> 1;
+}
+
+/** Does the record at `record` end within the extent that starts at `base`? */
+export function fitsExtent(words: Int32Array, record: number, base: number): boolean {
+  return record + RECORD_HEADER_WORDS <= base + EXTENT_WORDS && record + recordWordsAt(words, record) <= base + EXTENT_WORDS;
+}
+
+/** What the birth of a log extent adds to a checksum: a record left from the extent's earlier life does not pass. */
+export function placeMix(birth: number): number {
+  return Math.imul(birth ^ 0x5bd1e995, 0x85ebca6b);
+}
+
+/** Checksum over sizes, type and everything behind the checksum word; the place is not in it yet. */
+export function recordChecksum(words: Int32Array, record: number, wordCount: number): number {
+  const seed = Math.imul(words[record + K_SIZES_WORD]!, 0x9e3779b1 | 0) ^ words[record + K_TYPE_WORD]!;
+  return checksumWords(words, record + K_EPOCH_WORD, wordCount - K_EPOCH_WORD, seed);
+}
+
+export function checksumHolds(words: Int32Array, record: number, wordCount: number, birth: number): boolean {
+  return (recordChecksum(words, record, wordCount) ^ placeMix(birth)) === words[record + K_CHECKSUM_WORD]!;
+}
+
+/** The entry's version: a counter of its segment, 48 bits. */
+export function sequenceOf(words: Int32Array, record: number): number {
+  return (words[record + K_TYPE_WORD]! >>> SEQUENCE_HIGH_SHIFT) * 2 ** 32 + (words[record + K_SEQUENCE_WORD]! >>> 0);
+}
+
+/** Expiry in ms since 1970; Infinity when the record has none. */
+export function expiryOf(words: Int32Array, record: number): number {
+  if ((words[record + K_TYPE_WORD]! & FLAG_EXPIRY) === 0) return Number.POSITIVE_INFINITY;
+  return (words[record + RECORD_HEADER_WORDS]! >>> 0) + words[record + RECORD_HEADER_WORDS + 1]! * 2 ** 32;
+}
+
+/** Words and index of the record at `ref`; for code that is not hot. */
+export function recordAt(memory: Memory, headWords: Int32Array, headBase: number, ref: number): { words: Int32Array; index: number; extent: number } {
+  const extent = refExtent(headWords, headBase, ref);
+  return { words: extentWords(memory, extent), index: refIndex(extent, ref), extent };
+}

@@ -1,0 +1,157 @@
+/**
+ * Repair of one segment after a holder of its lock died or was interrupted. What matters became visible through one
+ * word (a slot's ref, the generation), so repair only recomputes the rest; it can itself be interrupted and done again.
+ */
+import { publishSegments } from './directory.js';
+import { failpoint } from './failpoints.js';
+import {
+  EXTENT_HEADER_UNITS,
+  EXTENT_UNIT_MASK,
+  EXTENT_UNIT_SHIFT,
+  EXTENT_WORDS,
+  FLAG_DELETED,
+  FLAG_LARGE,
+  INDEX_INLINE_BIT,
+  INDEX_LIST_0_WORD,
+  INDEX_LIST_1_WORD,
+  INDEX_LIST_BIT,
+  K_SEQUENCE_WORD,
+  K_TYPE_WORD,
+  KIND_HEAD,
+  KIND_MASK,
+  KIND_OWNER_SHIFT,
+  LARGE_COUNT_WORD,
+  LOCK_DIRECTORY_WORD,
+  RECORD_HEADER_WORDS,
+  S_COUNT_WORD,
+  S_DEPTH_WORD,
+  S_INDEX_WORD,
+  S_LIVE_UNITS_WORD,
+  S_LOG_COUNT_WORD,
+  S_PENDING_VALUE_WORD,
+  S_PREFIX_WORD,
+  S_SEQUENCE_HIGH_WORD,
+  S_SEQUENCE_LOW_WORD,
+  S_TAIL_WORD,
+  S_USED_WORD,
+  S_VALUE_EXTENTS_WORD,
+  SEQUENCE_HIGH_SHIFT,
+  SLOT_TOMBSTONE,
+  X_BIRTH_WORD,
+  X_STATE_WORD,
+} from './layout.js';
+import { acquire, markClean, release } from './lock.js';
+import { extentBase, extentWords } from './memory.js';
+import { checksumHolds, fitsExtent, keyIndex, keySizeOf, payloadIndex, recordAt, recordWordsAt, refExtent, refIndex, unitsOf } from './record.js';
+import { retireOldIndex, retireSegment, retireValue } from './retire.js';
+import type { Session } from './session.js';
+import { checkIndex, countUsed, find, forEachSlot } from './table.js';
+
+/** Puts the segment in order. Caller holds its lock; for an extent that is no segment (any more) there is nothing to do. */
+export function repairSegment(session: Session, head: number): void {
+  const words = extentWords(session.memory, head);
+  const base = extentBase(head);
+  const state = words[base + X_STATE_WORD]!;
+  if ((state & KIND_MASK) !== KIND_HEAD) return;
+  session.repairs++;
+  if ((Atomics.load(words, base) & 1) !== 0) {
+    // Reserved: a child that was never committed, which its owner's clean-up frees.
+    if (state >>> KIND_OWNER_SHIFT === 0) finishReplacement(session, head);
+    return;
+  }
+  const index = Atomics.load(words, base + S_INDEX_WORD);
+  checkIndex(session, index);
+  rollForward(session, words, base);
+  if (failpoint !== null) failpoint('repair.rolled');
+  recount(session, words, base);
+  const pending = words[base + S_PENDING_VALUE_WORD]!;
+  if (pending !== 0) {
+    let isLive = false;
+    forEachSlot(session, words, base, index, (slots, i) => {
+      if (slots[i + 1] === pending) isLive = true;
+    });
+    if (!isLive) retireValue(session, words, base, pending);
+    words[base + S_PENDING_VALUE_WORD] = 0;
+  }
+  const isInline = (index & INDEX_INLINE_BIT) !== 0;
+  if (isInline || (index & INDEX_LIST_BIT) !== 0) retireOldIndex(session, head, INDEX_LIST_0_WORD);
+  if (isInline || (index & INDEX_LIST_BIT) === 0) retireOldIndex(session, head, INDEX_LIST_1_WORD);
+}
+
+/** The segment was replaced: lets the directory know, and retires it. Caller holds its lock. */
+function finishReplacement(session: Session, head: number): void {
+  const { fixed } = session.memory;
+  const words = extentWords(session.memory, head);
+  const base = extentBase(head);
+  if (acquire(session, fixed, LOCK_DIRECTORY_WORD, 'directory')) markClean(fixed, LOCK_DIRECTORY_WORD);
+  try {
+    publishSegments(session, words[base + S_PREFIX_WORD]!, words[base + S_DEPTH_WORD]!);
+  } finally {
+    release(fixed, LOCK_DIRECTORY_WORD);
+  }
+  retireSegment(session, head);
+}
+
+/**
+ * A writer stores the record, then the slot, then the tail. If a whole record lies at the tail, its write is
+ * completed: the slot is set (again), and the tail moved behind it. Its caller has had no answer, so that it took
+ * effect is as right as that it did not, and only this way log and index say the same.
+ */
+function rollForward(session: Session, words: Int32Array, base: number): void {
+  const tail = words[base + S_TAIL_WORD]!;
+  const ordinal = tail >>> EXTENT_UNIT_SHIFT;
+  const within = tail & EXTENT_UNIT_MASK;
+  if (within < EXTENT_HEADER_UNITS || ordinal >= words[base + S_LOG_COUNT_WORD]!) return;
+  const extent = refExtent(words, base, tail);
+  const log = extentWords(session.memory, extent);
+  const start = extentBase(extent);
+  const record = refIndex(extent, tail);
+  if (record + RECORD_HEADER_WORDS > start + EXTENT_WORDS || log[record + K_TYPE_WORD] === 0 || !fitsExtent(log, record, start)) return;
+  const count = recordWordsAt(log, record);
+  if (!checksumHolds(log, record, count, log[start + X_BIRTH_WORD]!)) return;
+  const p = payloadIndex(log, record);
+  if ((log[record + K_TYPE_WORD]! & FLAG_DELETED) !== 0) {
+    const deleted = log[p + 1]!;
+    forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => {
+      if (slots[i + 1] === deleted) Atomics.store(slots, i + 1, SLOT_TOMBSTONE);
+    });
+  } else {
+    const keySize = keySizeOf(log, record);
+    const k = keyIndex(log, record);
+    const key = log.slice(k, k + ((keySize + 3) >>> 2));
+    const hash = session.hashKey(key, keySize);
+    if (find(session, words, base, hash, key, keySize)) {
+      Atomics.store(session.slotWords, session.slotIndex + 1, tail);
+    } else if (session.freeIndex >= 0) {
+      session.freeWords[session.freeIndex] = hash;
+      Atomics.store(session.freeWords, session.freeIndex + 1, tail);
+    }
+  }
+  words[base + S_TAIL_WORD] = tail + unitsOf(count);
+  words[base + S_SEQUENCE_LOW_WORD] = log[record + K_SEQUENCE_WORD]!;
+  words[base + S_SEQUENCE_HIGH_WORD] = log[record + K_TYPE_WORD]! >>> SEQUENCE_HIGH_SHIFT;
+}
+
+/** Recomputes the segment's counters from its index. Caller holds the lock. */
+function recount(session: Session, words: Int32Array, base: number): void {
+  const index = words[base + S_INDEX_WORD]!;
+  let count = 0;
+  let liveUnits = 0;
+  let valueExtentCount = 0;
+  let sequence = (words[base + S_SEQUENCE_HIGH_WORD]! & 0xffff) * 2 ** 32 + (words[base + S_SEQUENCE_LOW_WORD]! >>> 0);
+  forEachSlot(session, words, base, index, (slots, i) => {
+    const { words: log, index: record, extent } = recordAt(session.memory, words, base, slots[i + 1]!);
+    if (!fitsExtent(log, record, extentBase(extent))) return;
+    count++;
+    liveUnits += unitsOf(recordWordsAt(log, record));
+    const own = (log[record + K_TYPE_WORD]! >>> SEQUENCE_HIGH_SHIFT) * 2 ** 32 + (log[record + K_SEQUENCE_WORD]! >>> 0);
+    if (own > sequence) sequence = own;
+    if ((log[record + K_TYPE_WORD]! & FLAG_LARGE) !== 0) valueExtentCount += log[payloadIndex(log, record) + LARGE_COUNT_WORD]!;
+  });
+  words[base + S_COUNT_WORD] = count;
+  words[base + S_LIVE_UNITS_WORD] = liveUnits;
+  words[base + S_VALUE_EXTENTS_WORD] = valueExtentCount;
+  words[base + S_USED_WORD] = countUsed(session, words, base, index);
+  words[base + S_SEQUENCE_LOW_WORD] = sequence | 0;
+  words[base + S_SEQUENCE_HIGH_WORD] = Math.floor(sequence / 2 ** 32);
+}

@@ -1,0 +1,122 @@
+/**
+ * Retiring what nothing refers to any more: the extents of a replaced segment, and those of a large value. Each can be
+ * done again after an interruption: an extent is retired only while it still is what it was.
+ */
+import { retireExtents } from './extents.js';
+import {
+  EXTENT_HEADER_WORDS,
+  FLAG_LARGE,
+  INDEX_LIST_0_WORD,
+  INDEX_LIST_1_WORD,
+  INDEX_LIST_COUNT,
+  K_TYPE_WORD,
+  KIND_HEAD,
+  KIND_INDEX,
+  KIND_LOG,
+  KIND_MASK,
+  KIND_VALUE,
+  KIND_VALUE_LIST,
+  LARGE_COUNT_WORD,
+  LARGE_HEADER_WORDS,
+  LARGE_LISTS_WORD,
+  LOG_LIST_COUNT,
+  LOG_LIST_WORD,
+  MAX_VALUE_SIZE,
+  EXTENT_PAYLOAD_SIZE,
+  REPLACED_CLEARED,
+  S_INDEX_WORD,
+  S_LOG_COUNT_WORD,
+  S_REPLACED_WORD,
+  VALUE_LIST_PAIRS,
+  X_GENERATION_WORD,
+  X_SEGMENT_WORD,
+  X_STATE_WORD,
+} from './layout.js';
+import { corrupt, extentBase, extentWords } from './memory.js';
+import { payloadIndex, payloadSizeOf, recordAt } from './record.js';
+import type { Session } from './session.js';
+import { forEachSlot } from './table.js';
+
+/** Extents of a large value as its record lists them: pairs {extent, generation}, and which of them are list extents. */
+export interface ValueExtents {
+  pairs: Int32Array;
+  lists: Int32Array;
+}
+
+/** Reads a large record's list of extents. Caller has checked that the record lies within its extent. */
+export function valueExtents(session: Session, words: Int32Array, record: number): ValueExtents {
+  const p = payloadIndex(words, record);
+  const size = payloadSizeOf(words, record);
+  const count = words[p + LARGE_COUNT_WORD]!;
+  const listCount = words[p + LARGE_LISTS_WORD]!;
+  const listed = listCount === 0 ? count : listCount;
+  const tooMany = count >>> 0 > MAX_VALUE_SIZE / EXTENT_PAYLOAD_SIZE + 1 || (listCount !== 0 && listCount !== Math.ceil(count / VALUE_LIST_PAIRS));
+  if (tooMany || (LARGE_HEADER_WORDS + 2 * listed) * 4 > size) {
+    throw corrupt(session.path, 'a large value lists more extents than there is room for', { count: count >>> 0, lists: listCount >>> 0, size });
+  }
+  const direct = words.slice(p + LARGE_HEADER_WORDS, p + LARGE_HEADER_WORDS + 2 * listed);
+  if (listCount === 0) return { pairs: direct, lists: new Int32Array(0) };
+  const pairs = new Int32Array(2 * count);
+  for (let i = 0; i < listCount; i++) {
+    const extent = direct[2 * i]!;
+    // A list that has been reused: the value is gone, its places read as extent 0.
+    if (extentWords(session.memory, extent)[extentBase(extent) + X_GENERATION_WORD] !== direct[2 * i + 1]) continue;
+    const from = extentBase(extent) + EXTENT_HEADER_WORDS;
+    const start = i * VALUE_LIST_PAIRS;
+    const length = Math.min(count - start, VALUE_LIST_PAIRS);
+    pairs.set(extentWords(session.memory, extent).subarray(from, from + 2 * length), 2 * start);
+  }
+  return { pairs, lists: direct };
+}
+
+/** Retires the extents of the large value that the record at `ref` refers to. */
+export function retireValue(session: Session, words: Int32Array, base: number, ref: number): void {
+  const { words: record, index } = recordAt(session.memory, words, base, ref);
+  if ((record[index + K_TYPE_WORD]! & FLAG_LARGE) === 0) return;
+  const { pairs, lists } = valueExtents(session, record, index);
+  const extents: number[] = [];
+  const generations: number[] = [];
+  for (const source of [pairs, lists]) {
+    for (let i = 0; i < source.length; i += 2) {
+      if (source[i] === 0) continue;
+      extents.push(source[i]!);
+      generations.push(source[i + 1]!);
+    }
+  }
+  retireExtents(session, extents, (w, x, i) => {
+    const kind = w[x + X_STATE_WORD]! & KIND_MASK;
+    return (kind === KIND_VALUE || kind === KIND_VALUE_LIST) && w[x + X_GENERATION_WORD] === generations[i];
+  });
+}
+
+/** Retires the extents of a replaced segment, its head last: until then the head says what is still to be done. */
+export function retireSegment(session: Session, head: number): void {
+  const { memory } = session;
+  const words = extentWords(memory, head);
+  const base = extentBase(head);
+  if ((words[base + S_REPLACED_WORD]! & REPLACED_CLEARED) !== 0) {
+    forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => retireValue(session, words, base, slots[i + 1]!));
+  }
+  const extents: number[] = [];
+  for (const list of [INDEX_LIST_0_WORD, INDEX_LIST_1_WORD]) {
+    for (let i = 0; i < INDEX_LIST_COUNT && words[base + list + i] !== 0; i++) extents.push(words[base + list + i]!);
+  }
+  const logCount = Math.min(words[base + S_LOG_COUNT_WORD]!, LOG_LIST_COUNT);
+  for (let i = 1; i < logCount; i++) extents.push(words[base + LOG_LIST_WORD + i]!);
+  extents.push(head);
+  retireExtents(session, extents, (w, x) => {
+    const kind = w[x + X_STATE_WORD]! & KIND_MASK;
+    return (kind === KIND_LOG || kind === KIND_INDEX || kind === KIND_HEAD) && w[x + X_SEGMENT_WORD] === head;
+  });
+}
+
+/** Retires the index that the segment used before its present one. Caller holds the segment's lock. */
+export function retireOldIndex(session: Session, head: number, list: number): void {
+  const words = extentWords(session.memory, head);
+  const base = extentBase(head) + list;
+  const extents: number[] = [];
+  for (let i = 0; i < INDEX_LIST_COUNT && words[base + i] !== 0; i++) extents.push(words[base + i]!);
+  if (extents.length === 0) return;
+  retireExtents(session, extents, (w, x) => (w[x + X_STATE_WORD]! & KIND_MASK) === KIND_INDEX && w[x + X_SEGMENT_WORD] === head);
+  words.fill(0, base, base + extents.length);
+}

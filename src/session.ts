@@ -1,0 +1,81 @@
+/**
+ * One open of a store: its memory, its owner identity, and the cursor that the hot paths leave their findings in.
+ *
+ * The cursor's fields take the place of returned objects: a lookup that allocates nothing is what makes a get cheap.
+ * They mean something only until the next lookup of the same session.
+ */
+import { xxh32Words } from './hash.js';
+import type { Memory } from './memory.js';
+import type { NormalizedOptions } from './options.js';
+
+export class Session {
+  readonly memory: Memory;
+  readonly path: string;
+  readonly readOnly: boolean;
+  readonly options: NormalizedOptions;
+  /** Slot and incarnation, as lock words hold it; 0 for a read-only open. */
+  owner = 0;
+  /** device:inode of the data file: two sessions with the same key share its locks. */
+  storeKey = '';
+  segmentSize = 0;
+  maxSize = 0;
+  hashSeed = 0;
+  closed = false;
+  /** Head of the segment whose lock this session is taking or holds; not 0 between calls means that a call was interrupted. */
+  held = 0;
+  /** Generation of the head that locate() returned. */
+  generation = 0;
+  /** Version and expiry (ms since 1970, or Infinity) of the entry that read() returned. */
+  version = 0;
+  expiresAt = 0;
+  /** The write under way has happened, whatever fails afterwards. */
+  committed = false;
+  /** The write under way takes over the extents of the large value that it replaces. */
+  keepsValue = false;
+  /** A call failed in the middle of a change: settle() puts in order what it left. */
+  interrupted = false;
+  /** A lock was taken over from a dead owner: the rest of what it left is to be cleaned up. */
+  sawDead = false;
+  /** Replaced segments whose extents could not be retired yet, because the allocator's lock timed out. */
+  deferred: number[] = [];
+  /** Counters of this open, for stats(). */
+  hits = 0;
+  misses = 0;
+  sets = 0;
+  deletes = 0;
+  splits = 0;
+  compactions = 0;
+  repairs = 0;
+
+  // ---- Cursor: what find() found -------------------------------------------------------------------------------
+  /** Slot: its region's words and the index of its tag; the ref is the next word. */
+  slotWords: Int32Array;
+  slotIndex = 0;
+  /** Place of the record in the segment's log, in units. */
+  ref = 0;
+  /** Record: its region's words and the index of its first word. */
+  recordWords: Int32Array;
+  recordIndex = 0;
+  /** Extent that holds the record. */
+  recordExtent = 0;
+  /** First slot on the probe's way that can take a new entry; slotIndex -1: none. */
+  freeWords: Int32Array;
+  freeIndex = -1;
+  /** The free slot was never used: taking it fills the index further. */
+  freeIsEmpty = false;
+
+  constructor(memory: Memory, path: string, readOnly: boolean, options: NormalizedOptions) {
+    this.memory = memory;
+    this.path = path;
+    this.readOnly = readOnly;
+    this.options = options;
+    this.slotWords = this.recordWords = this.freeWords = memory.fixed;
+  }
+
+  /** The hash of a key, as a signed 32-bit number. `key` is padded with zeros to a word. */
+  hashKey(key: Int32Array, size: number): number {
+    const { hash } = this.options;
+    if (hash === undefined) return xxh32Words(key, size, this.hashSeed);
+    return hash(new Uint8Array(key.buffer, key.byteOffset, size)) | 0;
+  }
+}

@@ -1,0 +1,106 @@
+/** What stats() tells: counted from the segments' headers, without a lock. */
+import { directoryDepth, forEachSegment } from './directory.js';
+import {
+  EXTENT_SIZE,
+  R_EPOCH_WORD,
+  R_EXTENT_COUNT_WORD,
+  R_FREE_COUNT_WORD,
+  R_FRESH_WORD,
+  R_QUARANTINE_COUNT_WORD,
+  S_COUNT_WORD,
+  S_LIVE_UNITS_WORD,
+  S_LOG_COUNT_WORD,
+  S_LOG_START_WORD,
+  S_VALUE_EXTENTS_WORD,
+} from './layout.js';
+import { extentBase, extentWords } from './memory.js';
+import { native } from './native.js';
+import { listOwners, type OwnerFacts } from './owners.js';
+import type { Session } from './session.js';
+
+export interface StoreStats {
+  /** Live entries; an expired one counts until it is dropped. */
+  entries: number;
+  segments: number;
+  /** Bits of the hash that the directory looks at. */
+  depth: number;
+  /** Bytes of the data file, as `ls -l` shows it. */
+  fileSize: number;
+  /** Bytes of it that are allocated on disk, as `du` shows it. */
+  allocatedSize: number;
+  /** Bytes of live records and of the extents of large values. */
+  liveBytes: number;
+  /** Bytes in the segments' logs that are not alive: replaced and deleted records, and room not used yet. */
+  deadBytes: number;
+  /** Bytes of extents that are free. */
+  freeBytes: number;
+  /** Bytes of extents that were given up and are not reused yet. */
+  quarantinedBytes: number;
+  /** Bytes; undefined: no limit. */
+  maxSize: number | undefined;
+  segmentSize: number;
+  epoch: number;
+  /** Open, writable opens of the store in all processes; empty for a read-only open. */
+  owners: OwnerFacts[];
+  /** Of this open. */
+  hits: number;
+  misses: number;
+  sets: number;
+  deletes: number;
+  splits: number;
+  compactions: number;
+  /** Times that this open put in order what a dead or interrupted writer had left. */
+  repairs: number;
+}
+
+/** Live entries: exact when nobody writes. */
+export function countEntries(session: Session): number {
+  let count = 0;
+  forEachSegment(session, (head) => {
+    count += extentWords(session.memory, head)[extentBase(head) + S_COUNT_WORD]!;
+  });
+  return count;
+}
+
+export function collectStats(session: Session): StoreStats {
+  const { memory } = session;
+  const root = memory.words[0]!;
+  let entries = 0;
+  let segments = 0;
+  let liveBytes = 0;
+  let logBytes = 0;
+  let valueBytes = 0;
+  forEachSegment(session, (head) => {
+    const words = extentWords(memory, head);
+    const base = extentBase(head);
+    segments++;
+    entries += words[base + S_COUNT_WORD]!;
+    liveBytes += words[base + S_LIVE_UNITS_WORD]! * 8;
+    valueBytes += words[base + S_VALUE_EXTENTS_WORD]! * EXTENT_SIZE;
+    logBytes += words[base + S_LOG_COUNT_WORD]! * EXTENT_SIZE - words[base + S_LOG_START_WORD]! * 8;
+  });
+  const info = native.fileInfo(memory.fd);
+  const count = Atomics.load(root, R_EXTENT_COUNT_WORD);
+  return {
+    entries,
+    segments,
+    depth: directoryDepth(session),
+    fileSize: info.size,
+    allocatedSize: info.allocated,
+    liveBytes: liveBytes + valueBytes,
+    deadBytes: logBytes - liveBytes,
+    freeBytes: (count - Atomics.load(root, R_FRESH_WORD) + Atomics.load(root, R_FREE_COUNT_WORD)) * EXTENT_SIZE,
+    quarantinedBytes: Atomics.load(root, R_QUARANTINE_COUNT_WORD) * EXTENT_SIZE,
+    maxSize: session.maxSize === 0 ? undefined : session.maxSize,
+    segmentSize: session.segmentSize,
+    epoch: Atomics.load(root, R_EPOCH_WORD),
+    owners: session.readOnly ? [] : listOwners(session),
+    hits: session.hits,
+    misses: session.misses,
+    sets: session.sets,
+    deletes: session.deletes,
+    splits: session.splits,
+    compactions: session.compactions,
+    repairs: session.repairs,
+  };
+}

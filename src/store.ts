@@ -1,0 +1,470 @@
+/** The Store class: arguments are checked here, in a fixed order (open, writable, value, key, options), then handed on. */
+import { type CheckReport, checkSteps } from './check.js';
+import { settle } from './cleanup.js';
+import { encoded, encodeKey, encodeValue, keyWords, releaseValue } from './codec.js';
+import { forEachSegment } from './directory.js';
+import { StoreError, storeError } from './errors.js';
+import { heldBackExtents, makeRoom } from './extents.js';
+import { currentValue, isPresent, iterate, keyAs } from './iterator.js';
+import { S_COUNT_WORD, S_PREFIX_WORD, S_TAIL_WORD, S_LOG_START_WORD, S_LOG_COUNT_WORD } from './layout.js';
+import { extentBase, extentWords } from './memory.js';
+import { closeSession, openSession } from './open.js';
+import { checkTTL, normalizeOptions, type StoreOptions } from './options.js';
+import { replaceSegment } from './rebuild.js';
+import { AS_BYTES, AS_PRESENCE, AS_VALUE, read } from './read.js';
+import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
+import type { Session } from './session.js';
+import { collectStats, countEntries, type StoreStats } from './stats.js';
+import { addNumber, ALWAYS, finished, IF_ABSENT, IF_PRESENT, IF_VERSION, NEVER_EXPIRES, remove, setExpiry, writeValue } from './write.js';
+
+/** A key: a string stands for its UTF-8 bytes. 0 to 16,384 bytes. */
+export type Key = string | Uint8Array;
+
+/**
+ * A value: whatever structured clone takes, up to 1 GiB encoded. The type that was set comes back, a Buffer for a
+ * Uint8Array. undefined, functions and symbols are a TypeError.
+ */
+// biome-ignore lint/suspicious/noExplicitAny: a value is whatever the user stores and reads back.
+export type Value = any;
+
+export interface WriteOptions {
+  /** Time to live in ms; the store's `ttl` by default. */
+  ttl?: number | undefined;
+}
+
+export interface Entry {
+  value: Value;
+  /** Grows with every write of the entry's segment; never the same for two writes of one key. */
+  version: number;
+  /** ms since 1970; undefined: never. */
+  expiresAt: number | undefined;
+}
+
+export interface IterationOptions {
+  /** Only keys that begin with this. */
+  prefix?: string | undefined;
+  /** How keys come: 'string' (default) or 'buffer'. */
+  as?: 'string' | 'buffer' | undefined;
+}
+
+export interface CheckOptions {
+  /** Called now and then with the share done, 0 to 1. */
+  onProgress?: ((share: number) => void) | undefined;
+}
+
+/** ms between two looks at whether an interrupted call left something to put in order. */
+const SETTLE_INTERVAL = 200;
+/** ms that check() works before it lets other callbacks run. */
+const CHECK_SLICE = 10;
+
+/**
+ * Opens a store, creating it if need be. Synchronous: an open takes about a millisecond.
+ *
+ * @throws {TypeError} path or an option has the wrong type, or is misspelt
+ * @throws {RangeError} an option is out of range
+ * @throws {StoreError} ERR_STORE_NOT_FOUND, ERR_STORE_NOT_A_STORE, ERR_STORE_FORMAT, ERR_STORE_CORRUPT,
+ *   ERR_STORE_TRUNCATED, ERR_STORE_PERMISSION, ERR_STORE_NO_SPACE, ERR_STORE_NO_MEMORY, ERR_STORE_LOCK_TIMEOUT,
+ *   ERR_STORE_NEEDS_RECOVERY, ERR_STORE_UNSUPPORTED
+ * @example
+ * const store = open('cache.kv');
+ * store.set('greeting', 'hello');
+ * store.get('greeting'); // 'hello'
+ */
+export function open(path: string, options: StoreOptions = {}): Store {
+  return new Store(path, options);
+}
+
+/** A store: see `open`. Calls are synchronous unless they return a promise; each is atomic for its key among all processes. */
+export class Store implements Iterable<[string, Value]> {
+  /** Absolute. */
+  readonly path: string;
+  readonly readOnly: boolean;
+  readonly #session: Session;
+  readonly #ttl: number;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(path: string, options: StoreOptions = {}) {
+    const normalized = normalizeOptions(path, options);
+    this.#session = openSession(normalized.path, normalized);
+    this.path = normalized.path;
+    this.readOnly = normalized.readOnly;
+    this.#ttl = normalized.ttl;
+    if (!this.readOnly) this.#timer = watchInterrupted(this.#session);
+  }
+
+  get closed(): boolean {
+    return this.#session.closed;
+  }
+
+  /**
+   * Live entries of all processes; exact when nobody writes. An expired entry counts until it is dropped.
+   * @throws {StoreError} ERR_STORE_CLOSED
+   */
+  get size(): number {
+    return countEntries(this.#enter());
+  }
+
+  /** For a call that reads. */
+  #enter(): Session {
+    const session = this.#session;
+    if (session.closed) throw closedError(session.path);
+    if (session.held !== 0 || session.interrupted || session.deferred.length !== 0) settle(session);
+    return session;
+  }
+
+  /** For a call that writes. */
+  #enterWrite(): Session {
+    if (this.readOnly && !this.#session.closed) throw readOnlyError(this.path);
+    return this.#enter();
+  }
+
+  #expiry(options: WriteOptions | number | undefined): number {
+    if (options === undefined) return this.#ttl === 0 ? NEVER_EXPIRES : Date.now() + this.#ttl;
+    const ttl = ttlOf(options);
+    if (ttl === undefined) return this.#ttl === 0 ? NEVER_EXPIRES : Date.now() + this.#ttl;
+    return Date.now() + ttl;
+  }
+
+  /**
+   * The value under the key, undefined when there is none or it has expired.
+   * @throws {StoreError} ERR_STORE_CLOSED, ERR_STORE_KEY_TOO_LARGE, ERR_STORE_CORRUPT, ERR_STORE_TRUNCATED
+   */
+  get(key: Key): Value | undefined {
+    const session = this.#enter();
+    const keySize = encodeKey(key);
+    const value = read(session, session.hashKey(keyWords, keySize), keySize, AS_VALUE);
+    if (value === undefined) session.misses++;
+    else session.hits++;
+    return value;
+  }
+
+  /** The stored bytes of the value, whatever its type: UTF-8 for a string, for instance. A copy. */
+  getBinary(key: Key): Buffer | undefined {
+    const session = this.#enter();
+    const keySize = encodeKey(key);
+    return read(session, session.hashKey(keyWords, keySize), keySize, AS_BYTES) as Buffer | undefined;
+  }
+
+  /** Value, version and expiry of one moment. */
+  getEntry(key: Key): Entry | undefined {
+    const session = this.#enter();
+    const keySize = encodeKey(key);
+    const value = read(session, session.hashKey(keyWords, keySize), keySize, AS_VALUE);
+    if (value === undefined) return undefined;
+    return { value, version: session.version, expiresAt: session.expiresAt === NEVER_EXPIRES ? undefined : session.expiresAt };
+  }
+
+  /** The values of the keys, in their order; each is read on its own. */
+  getMany(keys: Iterable<Key>): (Value | undefined)[] {
+    this.#enter();
+    checkIterable('keys', keys);
+    return Array.from(keys, (key) => this.get(key));
+  }
+
+  has(key: Key): boolean {
+    const session = this.#enter();
+    const keySize = encodeKey(key);
+    return read(session, session.hashKey(keyWords, keySize), keySize, AS_PRESENCE) === true;
+  }
+
+  #write(key: Key, value: Value, options: WriteOptions | number | undefined, condition: number, version: number): boolean {
+    const session = this.#enterWrite();
+    // The value first: a getter in it may use the store, and with it the key's scratch memory.
+    encodeValue(value);
+    const expiresAt = this.#expiry(options);
+    const keySize = encodeKey(key);
+    const written = writeValue(session, session.hashKey(keyWords, keySize), keySize, encoded, expiresAt, condition, version);
+    if (encoded.words === null) releaseValue();
+    session.memory.checkFaults();
+    if (written) session.sets++;
+    return written;
+  }
+
+  /**
+   * Stores the value under the key. A number as options is the ttl in ms.
+   * @throws {TypeError} the value cannot be stored, or key or options have the wrong type
+   * @throws {StoreError} ERR_STORE_CLOSED, ERR_STORE_READ_ONLY, ERR_STORE_KEY_TOO_LARGE, ERR_STORE_VALUE_TOO_LARGE,
+   *   ERR_STORE_FULL, ERR_STORE_NO_SPACE, ERR_STORE_LOCK_TIMEOUT, ERR_STORE_CORRUPT, ERR_STORE_TRUNCATED
+   */
+  set(key: Key, value: Value, options?: WriteOptions | number): this {
+    this.#write(key, value, options, ALWAYS, 0);
+    return this;
+  }
+
+  /** Stores each [key, value]; each entry is atomic on its own. */
+  setMany(entries: Iterable<readonly [Key, Value]>, options?: WriteOptions | number): this {
+    this.#enterWrite();
+    checkIterable('entries', entries);
+    for (const entry of entries) {
+      if (!Array.isArray(entry) || entry.length < 2) throw new TypeError('entries must be [key, value] pairs');
+      this.#write(entry[0], entry[1], options, ALWAYS, 0);
+    }
+    return this;
+  }
+
+  /** Stores the value if the key is absent; false when it is there. */
+  add(key: Key, value: Value, options?: WriteOptions | number): boolean {
+    return this.#write(key, value, options, IF_ABSENT, 0);
+  }
+
+  /** Stores the value if the key is there; false when it is absent. */
+  replace(key: Key, value: Value, options?: WriteOptions | number): boolean {
+    return this.#write(key, value, options, IF_PRESENT, 0);
+  }
+
+  /** Stores the value if the entry still has this version (undefined: is absent). Never true for a version of the past. */
+  compareAndSet(key: Key, version: number | undefined, value: Value, options?: WriteOptions | number): boolean {
+    this.#enterWrite();
+    if (version === undefined) return this.#write(key, value, options, IF_ABSENT, 0);
+    if (typeof version !== 'number') throw new TypeError(`version must be a number or undefined, got ${typeof version}`);
+    return this.#write(key, value, options, IF_VERSION, version);
+  }
+
+  /**
+   * Atomic read-modify-write: `fn` gets the value and returns the new one, undefined to delete. It may be called again
+   * when somebody else was faster. Returns the new value.
+   */
+  update(key: Key, fn: (old: Value | undefined) => Value | undefined, options?: WriteOptions | number): Value | undefined {
+    this.#enterWrite();
+    checkFunction('fn', fn);
+    for (;;) {
+      const entry = this.getEntry(key);
+      const value = fn(entry?.value);
+      if (value === undefined) {
+        if (entry === undefined || this.#deleteVersion(key, entry.version)) return undefined;
+      } else if (this.compareAndSet(key, entry?.version, value, options)) {
+        return value;
+      }
+    }
+  }
+
+  #deleteVersion(key: Key, version: number): boolean {
+    const session = this.#enterWrite();
+    const keySize = encodeKey(key);
+    const removed = remove(session, session.hashKey(keyWords, keySize), keySize, version);
+    if (removed) session.deletes++;
+    return removed;
+  }
+
+  /**
+   * Adds to a number, atomically; absent counts as 0. Returns the sum. The ttl counts when the entry is created: one
+   * that is there keeps its expiry, so a counter with a ttl is a window of fixed length.
+   * @throws {TypeError} the value under the key is not a number
+   */
+  increment(key: Key, by = 1, options?: WriteOptions | number): number {
+    const session = this.#enterWrite();
+    if (typeof by !== 'number') throw new TypeError(`by must be a number, got ${typeof by}`);
+    const expiresAt = this.#expiry(options);
+    const keySize = encodeKey(key);
+    const sum = addNumber(session, session.hashKey(keyWords, keySize), keySize, by, expiresAt);
+    session.memory.checkFaults();
+    session.sets++;
+    return sum;
+  }
+
+  /** The value under the key; if it is absent, stores this one and returns it. */
+  getOrInsert(key: Key, value: Value, options?: WriteOptions | number): Value {
+    this.#enterWrite();
+    for (;;) {
+      const found = this.get(key);
+      if (found !== undefined) return found;
+      if (this.add(key, value, options)) return value;
+    }
+  }
+
+  /** The value under the key; if it is absent, stores what `fn` returns. `fn` runs without a lock, in each process that finds nothing. */
+  getOrInsertComputed(key: Key, fn: (key: Key) => Value, options?: WriteOptions | number): Value {
+    this.#enterWrite();
+    checkFunction('fn', fn);
+    const found = this.get(key);
+    if (found !== undefined) return found;
+    return this.getOrInsert(key, fn(key), options);
+  }
+
+  /** Gives the entry a new expiry, ttl ms from now (undefined: never); false when the key is absent. */
+  touch(key: Key, ttl: number | undefined): boolean {
+    const session = this.#enterWrite();
+    const expiresAt = ttl === undefined ? NEVER_EXPIRES : Date.now() + checkTTL(ttl);
+    const keySize = encodeKey(key);
+    return setExpiry(session, session.hashKey(keyWords, keySize), keySize, expiresAt);
+  }
+
+  /** ms until the entry expires; Infinity when it does not; undefined when it is absent. */
+  getRemainingTTL(key: Key): number | undefined {
+    const session = this.#enter();
+    const keySize = encodeKey(key);
+    if (read(session, session.hashKey(keyWords, keySize), keySize, AS_PRESENCE) !== true) return undefined;
+    return session.expiresAt === NEVER_EXPIRES ? Number.POSITIVE_INFINITY : Math.max(0, session.expiresAt - Date.now());
+  }
+
+  /** Removes the entry; false when it was absent. Works on a full disk too. */
+  delete(key: Key): boolean {
+    const session = this.#enterWrite();
+    const keySize = encodeKey(key);
+    const removed = remove(session, session.hashKey(keyWords, keySize), keySize, undefined);
+    session.memory.checkFaults();
+    if (removed) session.deletes++;
+    return removed;
+  }
+
+  /** Removes the keys; returns how many were there. */
+  deleteMany(keys: Iterable<Key>): number {
+    this.#enterWrite();
+    checkIterable('keys', keys);
+    let count = 0;
+    for (const key of keys) if (this.delete(key)) count++;
+    return count;
+  }
+
+  /** Removes every entry that was there when the call began, one segment at a time. */
+  clear(): void {
+    const session = this.#enterWrite();
+    // Segments that split meanwhile leave their second half behind the cursor: the walk meets it later.
+    forEachSegment(session, (found) => {
+      const hash = extentWords(session.memory, found)[extentBase(found) + S_PREFIX_WORD]!;
+      for (;;) {
+        const head = lockSegment(session, hash);
+        let need: number;
+        try {
+          const words = extentWords(session.memory, head);
+          const base = extentBase(head);
+          const isEmpty = words[base + S_COUNT_WORD] === 0 && words[base + S_LOG_COUNT_WORD] === 1 && words[base + S_TAIL_WORD] === words[base + S_LOG_START_WORD];
+          need = isEmpty ? 0 : replaceSegment(session, head, 'clear', 0);
+        } catch (error) {
+          unlockDirty(session, head);
+          throw error;
+        }
+        unlockSegment(session, head);
+        if (need === 0) return;
+        makeRoom(session, need + Math.min(1, heldBackExtents(session)));
+      }
+    });
+    finished(session, true);
+    session.memory.checkFaults();
+  }
+
+  /** Keys, lazily, in no particular order. An entry that is there from start to end comes exactly once. */
+  keys(options: IterationOptions & { as: 'buffer' }): IterableIterator<Buffer>;
+  keys(options?: IterationOptions): IterableIterator<string>;
+  keys(options?: IterationOptions): IterableIterator<string | Buffer> {
+    const { session, prefix, as } = this.#iteration(options);
+    return iterate(session, prefix, () => this.#enter(), (key) => (isPresent(session, key) ? keyAs(key, as) : undefined));
+  }
+
+  /** Values, lazily: see keys(). */
+  values(options?: IterationOptions): IterableIterator<Value> {
+    const { session, prefix } = this.#iteration(options);
+    return iterate(session, prefix, () => this.#enter(), (key) => currentValue(session, key));
+  }
+
+  /** [key, value] pairs, lazily: see keys(). */
+  entries(options: IterationOptions & { as: 'buffer' }): IterableIterator<[Buffer, Value]>;
+  entries(options?: IterationOptions): IterableIterator<[string, Value]>;
+  entries(options?: IterationOptions): IterableIterator<[string | Buffer, Value]> {
+    const { session, prefix, as } = this.#iteration(options);
+    return iterate(
+      session,
+      prefix,
+      () => this.#enter(),
+      (key): [string | Buffer, Value] | undefined => {
+        const value = currentValue(session, key);
+        return value === undefined ? undefined : [keyAs(key, as), value];
+      },
+    );
+  }
+
+  [Symbol.iterator](): IterableIterator<[string, Value]> {
+    return this.entries();
+  }
+
+  forEach(fn: (value: Value, key: string, store: Store) => void): void {
+    this.#enter();
+    checkFunction('fn', fn);
+    for (const [key, value] of this.entries()) fn(value, key, this);
+  }
+
+  #iteration(options: IterationOptions | undefined): { session: Session; prefix: Buffer | undefined; as: 'string' | 'buffer' } {
+    const session = this.#enter();
+    if (options !== undefined && (typeof options !== 'object' || options === null)) throw new TypeError('options must be an object');
+    const { prefix, as = 'string' } = options ?? {};
+    if (prefix !== undefined && typeof prefix !== 'string') throw new TypeError(`prefix must be a string, got ${typeof prefix}`);
+    if (as !== 'string' && as !== 'buffer') throw new TypeError(`as must be 'string' or 'buffer'`);
+    return { session, prefix: prefix === undefined ? undefined : Buffer.from(prefix), as };
+  }
+
+  /** Numbers about the store and about this open. */
+  stats(): StoreStats {
+    return collectStats(this.#enter());
+  }
+
+  /** Verifies everything, a segment at a time, while others go on; never changes the file. */
+  async check(options: CheckOptions = {}): Promise<CheckReport> {
+    const session = this.#enter();
+    if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object');
+    const { onProgress } = options;
+    if (onProgress !== undefined) checkFunction('onProgress', onProgress);
+    const steps = checkSteps(session);
+    for (let started = performance.now(); ; ) {
+      this.#enter();
+      const step = steps.next();
+      if (step.done) return step.value;
+      if (performance.now() - started < CHECK_SLICE) continue;
+      onProgress?.(step.value);
+      await new Promise((resolve) => setImmediate(resolve));
+      started = performance.now();
+    }
+  }
+
+  /** Lets go of the file. Idempotent; any later call throws ERR_STORE_CLOSED. The last one to close leaves the file synced. */
+  close(): void {
+    if (this.#session.closed) return;
+    clearInterval(this.#timer);
+    closeSession(this.#session);
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+/**
+ * A call that was cut off by a vm timeout leaves a lock behind that no call may ever touch again: a timer looks after
+ * it, so that other processes get their segment back. It runs between calls, so whatever it finds held is left over.
+ */
+function watchInterrupted(session: Session): NodeJS.Timeout {
+  const timer = setInterval(() => {
+    if (session.closed || (session.held === 0 && !session.interrupted && session.deferred.length === 0)) return;
+    try {
+      settle(session);
+    } catch {
+      // The next tick, or the next call, tries again.
+    }
+  }, SETTLE_INTERVAL);
+  timer.unref();
+  return timer;
+}
+
+function ttlOf(options: WriteOptions | number): number | undefined {
+  if (typeof options === 'number') return checkTTL(options);
+  if (typeof options !== 'object' || options === null) throw new TypeError(`options must be an object or a number (ttl in ms), got ${typeof options}`);
+  return options.ttl === undefined ? undefined : checkTTL(options.ttl);
+}
+
+function checkFunction(name: string, value: unknown): void {
+  if (typeof value !== 'function') throw new TypeError(`${name} must be a function, got ${typeof value}`);
+}
+
+function checkIterable(name: string, value: unknown): void {
+  if (value === null || value === undefined || typeof (value as Iterable<unknown>)[Symbol.iterator] !== 'function' || typeof value === 'string') {
+    throw new TypeError(`${name} must be an iterable, such as an array`);
+  }
+}
+
+function closedError(path: string): StoreError {
+  return storeError('ERR_STORE_CLOSED', path, 'the store is closed', {}, 'open it again');
+}
+
+function readOnlyError(path: string): StoreError {
+  return storeError('ERR_STORE_READ_ONLY', path, 'the store was opened readOnly', {}, 'open it without readOnly to write');
+}
+

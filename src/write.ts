@@ -1,0 +1,267 @@
+/**
+ * Writing one key: encode, make room, take the segment's lock, look at what is there, publish, let go.
+ *
+ * What an exception leaves: before the commit the segment is as it was; its lock is let go dirty, so the next holder
+ * repairs what a half-done step may have left. After the commit the write has happened, and is reported so.
+ */
+import { keyWords } from './codec.js';
+import { cleanDead } from './cleanup.js';
+import { storeError, StoreError } from './errors.js';
+import { attachExtent, unreserveExtents } from './extents.js';
+import { FLAG_EXPIRY, FLAG_LARGE, FLAG_RECORD, K_TYPE_WORD, SEQUENCE_HIGH_SHIFT } from './layout.js';
+import { fitsRecord, writeLarge } from './large.js';
+import { extentBase, extentWords } from './memory.js';
+import { expiryOf, payloadIndex, payloadSizeOf, recordWordCount, sequenceOf, unitsOf } from './record.js';
+import {
+  compactLocked,
+  DELETION_UNITS,
+  hasRoom,
+  keepFor,
+  lockSegment,
+  makeRoomFor,
+  makeSegmentRoom,
+  type Payload,
+  publish,
+  publishDeletion,
+  unlockDirty,
+  unlockSegment,
+} from './segment.js';
+import type { Session } from './session.js';
+import { find } from './table.js';
+
+/** When a write takes place. */
+export const ALWAYS = 0;
+export const IF_ABSENT = 1;
+export const IF_PRESENT = 2;
+export const IF_VERSION = 3;
+
+export const NEVER_EXPIRES = Number.POSITIVE_INFINITY;
+
+/** Rounds of making room before giving up: in each of them another writer took the room first. */
+const ROUNDS = 10_000;
+
+/** Stores what `encoded` describes under the key in keyWords; false when the condition is not met. */
+export function writeValue(
+  session: Session,
+  hash: number,
+  keySize: number,
+  value: Payload,
+  expiresAt: number,
+  condition: number,
+  version: number,
+): boolean {
+  if (fitsRecord(keySize, value.size)) return write(session, hash, keySize, value, expiresAt, condition, version);
+  const { payload, extents } = writeLarge(session, hash, keySize, value.type, value.bytes, value.size);
+  let written = false;
+  try {
+    written = write(session, hash, keySize, payload, expiresAt, condition, version);
+  } finally {
+    if (written) for (const extent of extents) attachExtent(session, extent);
+    else unreserveExtents(session, extents);
+  }
+  return written;
+}
+
+function isMet(session: Session, found: boolean, condition: number, version: number): boolean {
+  if (condition === ALWAYS) return true;
+  const isThere = found && (session.recordWords[session.recordIndex + K_TYPE_WORD]! & FLAG_EXPIRY) === 0;
+  const isPresent = isThere || (found && expiryOf(session.recordWords, session.recordIndex) > Date.now());
+  if (condition === IF_ABSENT) return !isPresent;
+  return isPresent && (condition === IF_PRESENT || sequenceOf(session.recordWords, session.recordIndex) === version);
+}
+
+function write(session: Session, hash: number, keySize: number, payload: Payload, expiresAt: number, condition: number, version: number): boolean {
+  const units = unitsOf(recordWordCount(keySize, payload.size, expiresAt !== NEVER_EXPIRES));
+  for (let round = 0; round < ROUNDS; round++) {
+    const head = lockSegment(session, hash);
+    const words = extentWords(session.memory, head);
+    const base = extentBase(head);
+    session.committed = false;
+    try {
+      if (hasRoom(words, base, units)) {
+        const found = find(session, words, base, hash, keyWords, keySize);
+        const met = isMet(session, found, condition, version);
+        if (met) publish(session, head, found, hash, keyWords, keySize, payload, expiresAt);
+        unlockSegment(session, head);
+        return finished(session, met);
+      }
+    } catch (error) {
+      if (failed(session, head)) return true;
+      throw error;
+    }
+    makeRoomIn(session, head, hash, units, false);
+  }
+  throw noProgress(session);
+}
+
+/** Removes the key in keyWords; false when it was absent or expired, or (if one is given) does not have the version. */
+export function remove(session: Session, hash: number, keySize: number, version: number | undefined): boolean {
+  for (let round = 0; round < ROUNDS; round++) {
+    const head = lockSegment(session, hash);
+    const words = extentWords(session.memory, head);
+    const base = extentBase(head);
+    session.committed = false;
+    try {
+      const found = find(session, words, base, hash, keyWords, keySize);
+      if (!found || (version !== undefined && !isMet(session, true, IF_VERSION, version))) {
+        unlockSegment(session, head);
+        return finished(session, false);
+      }
+      if (hasRoom(words, base, DELETION_UNITS)) {
+        const isPresent = isMet(session, true, IF_PRESENT, 0);
+        publishDeletion(session, head, hash);
+        unlockSegment(session, head);
+        return finished(session, isPresent);
+      }
+    } catch (error) {
+      if (failed(session, head)) return true;
+      throw error;
+    }
+    makeRoomIn(session, head, hash, DELETION_UNITS, true);
+  }
+  throw noProgress(session);
+}
+
+const numberMemory = new Float64Array(1);
+const numberWords = new Int32Array(numberMemory.buffer);
+const NUMBER_TYPE = 4;
+const numberPayload: Payload = { type: NUMBER_TYPE, size: 8, words: numberWords, bytes: new Uint8Array(numberMemory.buffer) };
+
+/** Adds to the number under the key in keyWords, which counts as 0 when absent. An entry that is there keeps its expiry. */
+export function addNumber(session: Session, hash: number, keySize: number, by: number, expiresAt: number): number {
+  for (let round = 0; round < ROUNDS; round++) {
+    const head = lockSegment(session, hash);
+    const words = extentWords(session.memory, head);
+    const base = extentBase(head);
+    session.committed = false;
+    const units = unitsOf(recordWordCount(keySize, 8, true));
+    try {
+      if (hasRoom(words, base, units)) {
+        const found = find(session, words, base, hash, keyWords, keySize);
+        let sum = by;
+        let expiry = expiresAt;
+        if (isMet(session, found, IF_PRESENT, 0)) {
+          const record = session.recordWords;
+          const r = session.recordIndex;
+          if ((record[r + K_TYPE_WORD]! & (0xff | FLAG_LARGE)) !== NUMBER_TYPE || payloadSizeOf(record, r) !== 8) {
+            unlockSegment(session, head);
+            throw new TypeError('increment: the value under this key is not a number');
+          }
+          const p = payloadIndex(record, r);
+          numberWords[0] = record[p]!;
+          numberWords[1] = record[p + 1]!;
+          sum = numberMemory[0]! + by;
+          expiry = expiryOf(record, r);
+        }
+        numberMemory[0] = sum;
+        publish(session, head, found, hash, keyWords, keySize, numberPayload, expiry);
+        unlockSegment(session, head);
+        finished(session, true);
+        return sum;
+      }
+    } catch (error) {
+      if (session.held === 0) throw error;
+      const sum = numberMemory[0]!;
+      if (failed(session, head)) return sum;
+      throw error;
+    }
+    makeRoomIn(session, head, hash, units, false);
+  }
+  throw noProgress(session);
+}
+
+/** Gives the key in keyWords a new expiry; its value stays, a large one where it is. False when absent. */
+export function setExpiry(session: Session, hash: number, keySize: number, expiresAt: number): boolean {
+  for (let round = 0; round < ROUNDS; round++) {
+    const head = lockSegment(session, hash);
+    const words = extentWords(session.memory, head);
+    const base = extentBase(head);
+    session.committed = false;
+    let units = 0;
+    try {
+      const found = find(session, words, base, hash, keyWords, keySize);
+      if (!isMet(session, found, IF_PRESENT, 0)) {
+        unlockSegment(session, head);
+        return finished(session, false);
+      }
+      const record = session.recordWords;
+      const r = session.recordIndex;
+      const size = payloadSizeOf(record, r);
+      const p = payloadIndex(record, r);
+      units = unitsOf(recordWordCount(keySize, size, expiresAt !== NEVER_EXPIRES));
+      if (hasRoom(words, base, units)) {
+        const type = record[r + K_TYPE_WORD]! & ((1 << SEQUENCE_HIGH_SHIFT) - 1) & ~(FLAG_EXPIRY | FLAG_RECORD);
+        const copy = record.slice(p, p + ((size + 3) >>> 2));
+        session.keepsValue = true;
+        publish(session, head, true, hash, keyWords, keySize, { type, size, words: copy, bytes: new Uint8Array(copy.buffer) }, expiresAt);
+        session.keepsValue = false;
+        unlockSegment(session, head);
+        return finished(session, true);
+      }
+    } catch (error) {
+      session.keepsValue = false;
+      if (failed(session, head)) return true;
+      throw error;
+    }
+    makeRoomIn(session, head, hash, units, false);
+  }
+  throw noProgress(session);
+}
+
+/** After an exception under the lock: lets go of it. True when the write had happened all the same. */
+function failed(session: Session, head: number): boolean {
+  const { committed } = session;
+  if (session.held !== 0) unlockDirty(session, head);
+  return committed;
+}
+
+/** The end of a write: cleans up after a dead owner if one was met on the way. */
+export function finished(session: Session, result: boolean): boolean {
+  if (session.sawDead) {
+    try {
+      cleanDead(session);
+    } catch {
+      // The write itself is done; the next one, or the next open, tries again.
+      session.sawDead = true;
+    }
+  }
+  return result;
+}
+
+/** Takes the lock's place from write(): makes room in the segment or in the file, and lets go of the lock. */
+function makeRoomIn(session: Session, head: number, hash: number, units: number, isDelete: boolean): void {
+  const keep = keepFor(session, isDelete);
+  let need: number;
+  try {
+    need = makeSegmentRoom(session, head, units, keep);
+  } catch (error) {
+    unlockDirty(session, head);
+    throw error;
+  }
+  unlockSegment(session, head);
+  if (need === 0) return;
+  try {
+    makeRoomFor(session, need, keep);
+  } catch (error) {
+    if (!(error instanceof StoreError) || (error.code !== 'ERR_STORE_NO_SPACE' && error.code !== 'ERR_STORE_FULL')) throw error;
+    if (!compactFor(session, hash)) throw error;
+  }
+}
+
+/** No room in the file: is there some in the segment? */
+function compactFor(session: Session, hash: number): boolean {
+  const head = lockSegment(session, hash);
+  let result: number;
+  try {
+    result = compactLocked(session, head);
+  } catch (error) {
+    unlockDirty(session, head);
+    throw error;
+  }
+  unlockSegment(session, head);
+  return result === 0;
+}
+
+function noProgress(session: Session): Error {
+  return storeError('ERR_STORE_NO_SPACE', session.path, 'other writers take the space first', { rounds: ROUNDS }, 'try again');
+}
