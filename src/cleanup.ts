@@ -118,6 +118,7 @@ function cleanOwner(session: Session, owner: number): void {
   for (const lock of [LOCK_DIRECTORY_WORD, LOCK_GROWTH_WORD, LOCK_CHECKPOINT_WORD]) {
     if (seize(session, fixed, lock, owner)) release(fixed, lock);
   }
+  if (failpoint !== null) failpoint('cleanup.locks');
   const end = Atomics.load(root, R_FRESH_WORD);
   for (let extent = 1; extent < end; extent++) {
     const locks = lockWords(memory, extent);
@@ -151,6 +152,7 @@ function cleanOwner(session: Session, owner: number): void {
       values.set(hash, [...(values.get(hash) ?? []), extent]);
     } else {
       resolve(session, extent, kind);
+      if (failpoint !== null) failpoint('cleanup.resolved');
     }
   }
   for (const [hash, extents] of values) resolveValues(session, hash, extents);

@@ -5,6 +5,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { fromSystemError, storeError } from './errors.js';
+import { failpoint } from './failpoints.js';
 import type { Header } from './header.js';
 import { getBigint, getId, putBigint, putId } from './header.js';
 import {
@@ -91,9 +92,12 @@ export function openControl(path: string, header: Header, extents: number, mode:
       );
     }
     const id = randomBytes(16).toString('hex');
+    if (failpoint !== null) failpoint('control.opened');
     native.truncate(fd, 0);
     native.allocate(fd, 0, sizeFor(extents));
+    if (failpoint !== null) failpoint('control.allocated');
     native.writeFile(fd, new Uint8Array(headerWords(header, id).buffer), 0);
+    if (failpoint !== null) failpoint('control.written');
     return { fd, isKept: false, id };
   } catch (error) {
     if (fd >= 0) native.closeFile(fd);

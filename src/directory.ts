@@ -94,6 +94,7 @@ export function doubleDirectory(session: Session, extents: readonly number[]): v
     describeExtent(session, extent, KIND_DIRECTORY, 0, ordinal);
     root[DIRECTORY_LIST_WORD + ordinal] = extent;
   });
+  if (extents.length > 0 && failpoint !== null) failpoint('directory.listed');
   for (let i = 0; i < count; i++) setEntry(session, count + i, directoryEntry(session, i));
   if (failpoint !== null) failpoint('directory.copied');
   // Publish: pairs with the load in directoryDepth().

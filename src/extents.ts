@@ -141,6 +141,7 @@ function takeOne(session: Session, r: Int32Array, epoch: number): number {
     Atomics.store(r, R_FRESH_WORD, extent + 1);
   } else {
     Atomics.store(r, R_FREE_HEAD_WORD, next);
+    if (failpoint !== null) failpoint('extents.unlinked');
     r[R_FREE_COUNT_WORD]!--;
   }
   const generation = (w[x + X_GENERATION_WORD]! | 1) + 2;
@@ -199,6 +200,7 @@ export function retireExtents(session: Session, extents: readonly number[], isOu
       Atomics.store(w, x + X_STATE_WORD, KIND_QUARANTINED);
       if (failpoint !== null) failpoint('extents.retired');
       linkQuarantined(session, r, extent);
+      if (failpoint !== null) failpoint('extents.quarantined');
       r[R_QUARANTINE_COUNT_WORD]!++;
       Atomics.store(r, R_PENDING_QUARANTINE_WORD, 0);
     }
@@ -256,6 +258,7 @@ function pushFree(session: Session, r: Int32Array, extent: number): void {
   Atomics.store(w, x + X_STATE_WORD, KIND_FREE);
   if (failpoint !== null) failpoint('extents.freed');
   Atomics.store(r, R_FREE_HEAD_WORD, extent);
+  if (failpoint !== null) failpoint('extents.linked');
   r[R_FREE_COUNT_WORD]!++;
   Atomics.store(r, R_PENDING_FREE_WORD, 0);
 }
@@ -280,6 +283,7 @@ export function repairAllocator(session: Session): void {
     linkQuarantined(session, r, quarantined);
   }
   r[R_PENDING_QUARANTINE_WORD] = 0;
+  if (failpoint !== null) failpoint('allocator.quarantined');
 
   const freed = r[R_PENDING_FREE_WORD]!;
   if (freed !== 0) {
@@ -289,6 +293,7 @@ export function repairAllocator(session: Session): void {
     if (unlinked || stated) pushFree(session, r, freed);
   }
   r[R_PENDING_FREE_WORD] = 0;
+  if (failpoint !== null) failpoint('allocator.freed');
   if (r[R_QUARANTINE_HEAD_WORD] === 0) r[R_QUARANTINE_TAIL_WORD] = 0;
 
   r[R_FREE_COUNT_WORD] = listLength(session, R_FREE_HEAD_WORD, KIND_FREE, count);
@@ -359,6 +364,7 @@ function growTo(session: Session, count: number, wanted: number, needed: number)
 function allocateExtents(session: Session, from: number, to: number): void {
   const { memory } = session;
   native.allocate(memory.controlFd, CONTROL_ENTRIES_OFFSET + from * CONTROL_ENTRY_SIZE, (to - from) * CONTROL_ENTRY_SIZE);
+  if (failpoint !== null) failpoint('growth.control');
   native.allocate(memory.fd, from * EXTENT_SIZE, (to - from) * EXTENT_SIZE);
   if (failpoint !== null) failpoint('growth.allocated');
   memory.mapExtents(Math.max(to, memory.limit));
@@ -368,6 +374,7 @@ function allocateExtents(session: Session, from: number, to: number): void {
     native.populate(buffer, extentBase(extent) * 4, (end - extent) * EXTENT_SIZE);
     extent = end;
   }
+  if (failpoint !== null) failpoint('growth.populated');
   Atomics.store(root(session), R_EXTENT_COUNT_WORD, to);
   if (failpoint !== null) failpoint('growth.published');
 }

@@ -96,6 +96,7 @@ export function writeLarge(session: Session, hash: number, keySize: number, type
       listed[2 * i + 1] = words[base + X_GENERATION_WORD]!;
     }
   }
+  if (failpoint !== null) failpoint('large.listed');
   const payloadSize = (LARGE_HEADER_WORDS + listed.length) * 4 + tail;
   const words = new Int32Array((payloadSize + 3) >>> 2);
   words[LARGE_SIZE_WORD] = size;

@@ -274,7 +274,9 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
       // The same boot and file, and a control file that tells who held what: cleanDead() below is enough.
       if (!wasClean && !(opened.isSameFile && control.isKept)) recoverStore(session, opened.isSameFile);
     }
+    if (failpoint !== null) failpoint('open.recovered');
     native.tryLock(fd, USE_LOCK_BYTE, 1, false);
+    if (failpoint !== null) failpoint('open.used');
     sessionsOfThread.add(session);
   } catch (error) {
     if (session !== undefined) releaseOwner(session);
@@ -318,7 +320,9 @@ function leave(session: Session, path: string): void {
     settle(session);
     waitForOpenLock(path, fd, true, session.options.lockTimeout);
     isHeld = true;
+    if (failpoint !== null) failpoint('close.settled');
     native.unlock(fd, USE_LOCK_BYTE, 1);
+    if (failpoint !== null) failpoint('close.unused');
     if (native.isLocked(fd, USE_LOCK_BYTE, 1, true)) return;
     cleanDead(session);
     // Nothing is synced with durability 'none', so nothing may be called clean.

@@ -9,6 +9,7 @@
 import { readlinkSync } from 'node:fs';
 import { threadId } from 'node:worker_threads';
 import { storeError } from './errors.js';
+import { failpoint } from './failpoints.js';
 import {
   O_PID_NAMESPACE_WORD,
   O_PID_WORD,
@@ -68,6 +69,7 @@ export function claimOwner(session: Session): boolean {
       native.unlock(controlFd, OWNER_LOCK_BYTE + slot, 1);
       continue;
     }
+    if (failpoint !== null) failpoint('owner.locked');
     const incarnation = ((state >>> 1) + 1) & OWNER_INCARNATION_MASK;
     fixed[word + O_PID_WORD] = process.pid;
     fixed[word + O_THREAD_WORD] = threadId;
@@ -99,6 +101,7 @@ export function releaseOwner(session: Session): void {
   const { fixed, controlFd } = session.memory;
   Atomics.store(fixed, slotWord(slot) + O_STATE_WORD, (session.owner >>> OWNER_INCARNATION_SHIFT) << 1);
   session.owner = 0;
+  if (failpoint !== null) failpoint('owner.left');
   native.unlock(controlFd, OWNER_LOCK_BYTE + slot, 1);
 }
 
@@ -118,6 +121,7 @@ export function forEachDead(session: Session, clean: (owner: number) => void): n
       const state = Atomics.load(fixed, word);
       if ((state & 1) === 0) continue;
       clean(ownerOf(slot, state >>> 1));
+      if (failpoint !== null) failpoint('owner.cleaned');
       Atomics.store(fixed, word, state & ~1);
       count++;
     } finally {

@@ -165,6 +165,7 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
     }
     if (failpoint !== null) failpoint('rebuild.reserved');
     if (how !== 'clear') copyRecords(session, words, base, children, depth, now);
+    if (failpoint !== null) failpoint('rebuild.copied');
     finish(session, words, base, children);
     if (failpoint !== null) failpoint('rebuild.built');
     if (acquire(session, memory.fixed, LOCK_DIRECTORY_WORD, 'directory')) markClean(memory.fixed, LOCK_DIRECTORY_WORD);
@@ -184,6 +185,7 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
       release(memory.fixed, LOCK_DIRECTORY_WORD);
     }
     for (const child of children) release(lockWords(memory, child.head), lockIndex(child.head));
+    if (failpoint !== null) failpoint('rebuild.released');
     const left = new Set(free);
     for (const extent of reserved) if (!left.has(extent)) attachExtent(session, extent);
     unreserveExtents(session, free);

@@ -64,6 +64,7 @@ export function repairSegment(session: Session, head: number): void {
   rollForward(session, words, base);
   if (failpoint !== null) failpoint('repair.rolled');
   recount(session, words, base);
+  if (failpoint !== null) failpoint('repair.counted');
   const pending = words[base + S_PENDING_VALUE_WORD]!;
   if (pending !== 0) {
     let isLive = false;
@@ -71,6 +72,7 @@ export function repairSegment(session: Session, head: number): void {
       if (slots[i + 1] === pending) isLive = true;
     });
     if (!isLive) retireValue(session, words, base, pending);
+    if (failpoint !== null) failpoint('repair.pending');
     words[base + S_PENDING_VALUE_WORD] = 0;
   }
   const isInline = (index & INDEX_INLINE_BIT) !== 0;
@@ -89,6 +91,7 @@ function finishReplacement(session: Session, head: number): void {
   } finally {
     release(fixed, LOCK_DIRECTORY_WORD);
   }
+  if (failpoint !== null) failpoint('repair.replaced');
   retireSegment(session, head);
 }
 

@@ -174,6 +174,7 @@ export function publish(
     if ((old[o + K_TYPE_WORD]! & FLAG_LARGE) !== 0 && !session.keepsValue) {
       oldValueExtents = old[payloadIndex(old, o) + LARGE_COUNT_WORD]!;
       Atomics.store(words, base + S_PENDING_VALUE_WORD, session.ref);
+      if (failpoint !== null) failpoint('put.pending');
     }
   }
 
@@ -212,6 +213,7 @@ export function publish(
     Atomics.store(session.slotWords, session.slotIndex + 1, tail);
   } else {
     session.freeWords[session.freeIndex] = hash;
+    if (failpoint !== null) failpoint('put.tagged');
     Atomics.store(session.freeWords, session.freeIndex + 1, tail);
   }
   session.committed = true;
@@ -219,6 +221,7 @@ export function publish(
 
   // 4. What repair can recompute.
   words[base + S_TAIL_WORD] = tail + units;
+  if (failpoint !== null) failpoint('put.tailed');
   words[base + S_SEQUENCE_LOW_WORD] = low;
   words[base + S_SEQUENCE_HIGH_WORD] = high;
   words[base + S_LIVE_UNITS_WORD] = words[base + S_LIVE_UNITS_WORD]! + units - oldUnits;
@@ -252,6 +255,7 @@ export function publishDeletion(session: Session, head: number, hash: number): v
   if ((old[session.recordIndex + K_TYPE_WORD]! & FLAG_LARGE) !== 0) {
     oldValueExtents = old[payloadIndex(old, session.recordIndex) + LARGE_COUNT_WORD]!;
     Atomics.store(words, base + S_PENDING_VALUE_WORD, session.ref);
+    if (failpoint !== null) failpoint('delete.pending');
   }
   log[r + K_SIZES_WORD] = 8 << PAYLOAD_SIZE_SHIFT;
   log[r + K_TYPE_WORD] = FLAG_DELETED | FLAG_RECORD | (high << SEQUENCE_HIGH_SHIFT);
@@ -267,6 +271,7 @@ export function publishDeletion(session: Session, head: number, hash: number): v
   session.committed = true;
   if (failpoint !== null) failpoint('delete.published');
   words[base + S_TAIL_WORD] = tail + DELETION_UNITS;
+  if (failpoint !== null) failpoint('delete.tailed');
   words[base + S_SEQUENCE_LOW_WORD] = low;
   words[base + S_SEQUENCE_HIGH_WORD] = high;
   words[base + S_LIVE_UNITS_WORD]! -= oldUnits;
@@ -345,6 +350,7 @@ function addLogExtent(session: Session, head: number, logCount: number, keep: nu
   Atomics.store(words, base + S_LOG_COUNT_WORD, logCount + 1);
   if (failpoint !== null) failpoint('log.counted');
   attachExtent(session, extent);
+  if (failpoint !== null) failpoint('log.attached');
   words[base + S_TAIL_WORD] = (logCount << EXTENT_UNIT_SHIFT) | EXTENT_HEADER_UNITS;
   return 0;
 }
@@ -364,6 +370,7 @@ function growIndex(session: Session, head: number, keep: number): number {
   const list = isFirst ? INDEX_LIST_0_WORD : INDEX_LIST_1_WORD;
   const reserved: number[] = [];
   if (!reserveExtents(session, indexExtentCount(index), keep, reserved)) return indexExtentCount(index);
+  if (failpoint !== null) failpoint('index.reserved');
   reserved.forEach((extent, n) => {
     describeExtent(session, extent, KIND_INDEX, head, n);
     clearIndexExtent(session, extent);

@@ -8,6 +8,7 @@ import { keyWords } from './codec.js';
 import { cleanDead } from './cleanup.js';
 import { storeError, StoreError } from './errors.js';
 import { attachExtent, unreserveExtents } from './extents.js';
+import { failpoint } from './failpoints.js';
 import { FLAG_EXPIRY, FLAG_LARGE, FLAG_RECORD, K_TYPE_WORD, SEQUENCE_HIGH_SHIFT } from './layout.js';
 import { fitsRecord, writeLarge } from './large.js';
 import { extentBase, extentWords } from './memory.js';
@@ -56,6 +57,7 @@ export function writeValue(
   try {
     written = write(session, hash, keySize, payload, expiresAt, condition, version);
   } finally {
+    if (failpoint !== null) failpoint('large.entered');
     if (written) for (const extent of extents) attachExtent(session, extent);
     else unreserveExtents(session, extents);
   }
