@@ -44,7 +44,7 @@
         [
           "sanitize==1",
           {
-            "cflags": ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", "-g", "-O1"],
+            "cflags": ["-fsanitize=address,undefined,float-cast-overflow", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", "-g", "-O1"],
             "ldflags": ["-fsanitize=address,undefined"],
           },
         ],

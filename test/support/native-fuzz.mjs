@@ -76,7 +76,24 @@ function number() {
 const small = () => random(8) * pick([1, 4, page]);
 const fd = () => (random(8) === 0 ? pick([-1, 0, 1, 2, foreign, 1000000, 2 ** 31]) : (pick(files) ?? 99));
 const path = () =>
-  pick(['one', 'two', 'three', '.', './one', 'none/file', '/', 'link', 'fifo', 'a\0b', '', 'x'.repeat(5000), 'x'.repeat(70000), '\ud800']);
+  random(4) === 0
+    ? `new${random(1e6)}`
+    : pick([
+        'one',
+        'two',
+        'three',
+        '.',
+        './one',
+        'none/file',
+        '/',
+        'link',
+        'fifo',
+        'a\0b',
+        '',
+        'x'.repeat(5000),
+        'x'.repeat(70000),
+        '\ud800',
+      ]);
 const buffer = () => (random(6) === 0 ? pick(others) : (pick(mappings)?.mapping[random(6) === 0 ? 'faults' : 'buffer'] ?? others[0]));
 const mapping = () => pick(mappings)?.mapping;
 function view() {
@@ -96,7 +113,7 @@ const advice = () =>
 const brief = (value) => (typeof value === 'number' && value > 0.1 && value <= 3_600_000 ? 0.1 : value);
 
 const functions = {
-  openFile: [path, () => random(20), () => 0o600],
+  openFile: [() => (random(4) === 0 ? '.' : path()), () => random(17), () => 0o600],
   closeFile: [fd],
   linkFile: [fd, path],
   fileInfo: [fd],
