@@ -26,7 +26,8 @@ inline void ExportHot(Napi::Env env, Napi::Object exports, const char* name, nap
 // Throws what failed; undefined otherwise.
 Napi::Value Finish(const Napi::CallbackInfo& info, const Outcome& outcome);
 
-// A waiting thread looks this often whether its worker is to end or its mapping is gone.
+// A waiting thread looks this often whether its worker is to end or its mapping is gone. A wake that falls between two
+// slices is missed, but not the change of the word that came before it: the next slice answers `changed`.
 constexpr int64_t kSlice = 50 * kNanosecondsPerMillisecond;
 
 }  // namespace mmapkv

@@ -1,5 +1,7 @@
 // Turns a SIGBUS in one of our mappings (the file was cut short, the disk is full under a hole, a page cannot be
 // read) into zero pages and a count that JavaScript can look at. Any other SIGBUS goes where it would have gone.
+// Only a fault of a running thread is a signal: system calls on such a page answer EFAULT and nothing is replaced. Who
+// takes SIGBUS over later without passing it on (process.on('SIGBUS') does) switches the guard off.
 #ifndef MMAPKV_FAULT_GUARD_H
 #define MMAPKV_FAULT_GUARD_H
 
