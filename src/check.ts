@@ -7,6 +7,7 @@
 import { directoryDepth, directoryEntry, locate } from './directory.js';
 import { StoreError } from './errors.js';
 import { listLength } from './extents.js';
+import { readLarge, readReference } from './large.js';
 import {
   DIRECTORY_EXTENT_ENTRIES,
   DIRECTORY_EXTENT_SHIFT,
@@ -59,7 +60,6 @@ import {
   X_SEGMENT_WORD,
   X_STATE_WORD,
 } from './layout.js';
-import { readLarge, readReference } from './large.js';
 import { acquire, markClean, release } from './lock.js';
 import { extentBase, extentBytes, extentWords, lockIndex, lockWords } from './memory.js';
 import { segmentChecksum } from './rebuild.js';
@@ -68,19 +68,10 @@ import { repairSegment } from './repair.js';
 import { valueExtents } from './retire.js';
 import type { Session } from './session.js';
 import { checkIndex, countUsed, find, forEachSlot, indexExtentCount, indexListWord } from './table.js';
+import { makeView } from './view.js';
 
 /** What can be wrong. */
-export type ProblemCode =
-  | 'DIRECTORY'
-  | 'SEGMENT'
-  | 'INDEX'
-  | 'LOG'
-  | 'RECORD'
-  | 'VALUE'
-  | 'COUNT'
-  | 'FREE_LIST'
-  | 'LEAK'
-  | 'UNREADABLE';
+export type ProblemCode = 'DIRECTORY' | 'SEGMENT' | 'INDEX' | 'LOG' | 'RECORD' | 'VALUE' | 'COUNT' | 'FREE_LIST' | 'LEAK' | 'UNREADABLE';
 
 export interface Problem {
   code: ProblemCode;
@@ -172,7 +163,8 @@ function checkDirectory(session: Session, report: Report, referred: Set<number>)
     const extent = root[DIRECTORY_LIST_WORD + n]!;
     referred.add(extent);
     const state = extentWords(session.memory, extent)[extentBase(extent) + X_STATE_WORD]!;
-    if ((state & KIND_MASK) !== KIND_DIRECTORY) report.add('DIRECTORY', `directory extent ${n} (of ${count >>> DIRECTORY_EXTENT_SHIFT}) has kind ${state & KIND_MASK}`, { extent });
+    if ((state & KIND_MASK) !== KIND_DIRECTORY)
+      report.add('DIRECTORY', `directory extent ${n} (of ${count >>> DIRECTORY_EXTENT_SHIFT}) has kind ${state & KIND_MASK}`, { extent });
   }
 }
 
@@ -222,7 +214,8 @@ function checkSegment(session: Session, head: number, report: Report, referred: 
   const tail = words[base + S_TAIL_WORD]!;
   try {
     if (segmentChecksum(words, base) !== words[base + S_CHECKSUM_WORD]) at('the checksum of the segment header does not hold');
-    if ((words[base + X_STATE_WORD]! & KIND_MASK) !== KIND_HEAD || words[base + X_SEGMENT_WORD] !== head) at('the extent header is not that of a segment head');
+    if ((words[base + X_STATE_WORD]! & KIND_MASK) !== KIND_HEAD || words[base + X_SEGMENT_WORD] !== head)
+      at('the extent header is not that of a segment head');
     if (words[base + S_DEPTH_WORD]! > directoryDepth(session)) at(`local depth ${words[base + S_DEPTH_WORD]} is above the directory's`);
     checkIndex(session, index);
     if (logCount < 1 || logCount > LOG_LIST_COUNT || words[base + LOG_LIST_WORD] !== head) {
@@ -233,6 +226,7 @@ function checkSegment(session: Session, head: number, report: Report, referred: 
     const indexCount = Math.min(indexExtentCount(index), INDEX_LIST_COUNT);
     for (let i = 0; i < indexCount; i++) checkPart(session, words[base + indexListWord(index) + i]!, KIND_INDEX, head, report, referred);
     const places = walkLog(session, head, report);
+    const view = makeView(session, head, 0);
     let count = 0;
     let liveUnits = 0;
     let valueExtentCount = 0;
@@ -256,12 +250,17 @@ function checkSegment(session: Session, head: number, report: Report, referred: 
       liveUnits += unitsOf(recordWordsAt(log, record));
       const hash = session.hashKey(key, keySize);
       if ((log[record + K_TYPE_WORD]! & FLAG_DELETED) !== 0) report.add('INDEX', 'a slot refers to a deletion', place);
-      else if (hash !== tag) report.add('INDEX', `the tag of a slot is not the hash of its key: tag=${tag >>> 0}, hash=${hash >>> 0}`, place);
-      else if ((hash & ((1 << words[base + S_DEPTH_WORD]!) - 1)) !== words[base + S_PREFIX_WORD]) report.add('INDEX', 'a key is in a segment that is not its own', place);
-      else if (!find(session, words, base, hash, key, keySize) || session.ref !== ref) report.add('INDEX', 'a lookup of the key does not end at its slot', place);
-      else if (sequenceOf(log, record) > newest) report.add('RECORD', `the record's sequence ${sequenceOf(log, record)} is above the segment's ${newest}`, place);
+      else if (hash !== tag)
+        report.add('INDEX', `the tag of a slot is not the hash of its key: tag=${tag >>> 0}, hash=${hash >>> 0}`, place);
+      else if ((hash & ((1 << words[base + S_DEPTH_WORD]!) - 1)) !== words[base + S_PREFIX_WORD])
+        report.add('INDEX', 'a key is in a segment that is not its own', place);
+      else if (!find(session, view, hash, key, keySize) || session.ref !== ref)
+        report.add('INDEX', 'a lookup of the key does not end at its slot', place);
+      else if (sequenceOf(log, record) > newest)
+        report.add('RECORD', `the record's sequence ${sequenceOf(log, record)} is above the segment's ${newest}`, place);
       else report.entries++;
-      if ((log[record + K_TYPE_WORD]! & FLAG_LARGE) !== 0) valueExtentCount += checkValue(session, log, record, extent, report, referred, place);
+      if ((log[record + K_TYPE_WORD]! & FLAG_LARGE) !== 0)
+        valueExtentCount += checkValue(session, log, record, extent, report, referred, place);
     });
     const counts: [string, number, number][] = [
       ['entries', words[base + S_COUNT_WORD]!, count],
@@ -283,7 +282,11 @@ function checkPart(session: Session, extent: number, kind: number, head: number,
   referred.add(extent);
   const state = words[base + X_STATE_WORD]!;
   if ((state & KIND_MASK) !== kind || words[base + X_SEGMENT_WORD] !== head) {
-    report.add('SEGMENT', `an extent of segment ${head} has kind ${state & KIND_MASK} (expected ${kind}) and names segment ${words[base + X_SEGMENT_WORD]}`, { extent });
+    report.add(
+      'SEGMENT',
+      `an extent of segment ${head} has kind ${state & KIND_MASK} (expected ${kind}) and names segment ${words[base + X_SEGMENT_WORD]}`,
+      { extent },
+    );
   }
 }
 
@@ -319,10 +322,21 @@ function walkLog(session: Session, head: number, report: Report): Set<number> {
   return places;
 }
 
-function checkValue(session: Session, log: Int32Array, record: number, extent: number, report: Report, referred: Set<number>, place: Omit<Problem, 'code' | 'message'>): number {
+function checkValue(
+  session: Session,
+  log: Int32Array,
+  record: number,
+  extent: number,
+  report: Report,
+  referred: Set<number>,
+  place: Omit<Problem, 'code' | 'message'>,
+): number {
   try {
     const { pairs, lists } = valueExtents(session, log, record);
-    for (const [source, kind] of [[pairs, KIND_VALUE], [lists, KIND_VALUE_LIST]] as const) {
+    for (const [source, kind] of [
+      [pairs, KIND_VALUE],
+      [lists, KIND_VALUE_LIST],
+    ] as const) {
       for (let i = 0; i < source.length; i += 2) {
         const words = extentWords(session.memory, source[i]!);
         const base = extentBase(source[i]!);
@@ -332,7 +346,8 @@ function checkValue(session: Session, log: Int32Array, record: number, extent: n
         if (!isRight) report.add('VALUE', `extent ${source[i]} is not what the record says`, place);
       }
     }
-    if (readLarge(session, readReference(session, log, record, extent)) === undefined) report.add('VALUE', 'an extent of the value was reused', place);
+    if (readLarge(session, readReference(session, log, record, extent)) === undefined)
+      report.add('VALUE', 'an extent of the value was reused', place);
     return pairs.length / 2;
   } catch (error) {
     addFailure(report, 'VALUE', error, place);
@@ -356,7 +371,8 @@ function checkExtents(session: Session, report: Report, referred: Set<number>): 
     for (const [name, headWord, countWord, kind] of lists) {
       const length = listLength(session, headWord, kind, bound);
       if (length !== root[countWord]) report.add('FREE_LIST', `the ${name} list has ${length} extents, the root counts ${root[countWord]}`);
-      for (let extent = root[headWord]!; extent !== 0; extent = extentWords(memory, extent)[extentBase(extent) + X_NEXT_WORD]!) listed.add(extent);
+      for (let extent = root[headWord]!; extent !== 0; extent = extentWords(memory, extent)[extentBase(extent) + X_NEXT_WORD]!)
+        listed.add(extent);
     }
     const fresh = root[R_FRESH_WORD]!;
     for (let extent = 1; extent < fresh; extent++) {
@@ -390,7 +406,8 @@ function checkExtents(session: Session, report: Report, referred: Set<number>): 
       release(memory.fixed, LOCK_ALLOCATOR_WORD);
     }
   }
-  for (const extent of suspects) if (isLeaked(session, extent)) report.add('LEAK', 'nothing refers to an extent that is in use', { extent });
+  for (const extent of suspects)
+    if (isLeaked(session, extent)) report.add('LEAK', 'nothing refers to an extent that is in use', { extent });
 }
 
 /** Nothing referred to it when the segments were looked at. Has it become somebody's since then? */
@@ -400,7 +417,9 @@ function isLeaked(session: Session, extent: number): boolean {
   const kind = words[base + X_STATE_WORD]!;
   if (kind === KIND_HEAD) {
     const isReplaced = (Atomics.load(words, base + X_GENERATION_WORD) & 1) !== 0;
-    return isReplaced ? words[base + X_STATE_WORD] === KIND_HEAD && !isBusy(session, extent) : locate(session, words[base + S_PREFIX_WORD]!) !== extent;
+    return isReplaced
+      ? words[base + X_STATE_WORD] === KIND_HEAD && !isBusy(session, extent)
+      : locate(session, words[base + S_PREFIX_WORD]!) !== extent;
   }
   const recheck = new Report();
   const referred = new Set<number>();
@@ -410,7 +429,8 @@ function isLeaked(session: Session, extent: number): boolean {
   } else if (kind === KIND_LOG || kind === KIND_INDEX) {
     if (isBusy(session, owner)) return false;
     const head = extentWords(session.memory, owner);
-    if ((head[extentBase(owner) + X_STATE_WORD]! & KIND_MASK) === KIND_HEAD) checkOneSegment(session, head[extentBase(owner) + S_PREFIX_WORD]!, recheck, referred);
+    if ((head[extentBase(owner) + X_STATE_WORD]! & KIND_MASK) === KIND_HEAD)
+      checkOneSegment(session, head[extentBase(owner) + S_PREFIX_WORD]!, recheck, referred);
   } else if (kind === KIND_DIRECTORY) {
     checkDirectory(session, recheck, referred);
   }

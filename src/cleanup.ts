@@ -11,9 +11,9 @@ import {
   DIRECTORY_LIST_WORD,
   FLAG_LARGE,
   INDEX_INLINE_BIT,
-  INDEX_LIST_BIT,
   INDEX_LIST_0_WORD,
   INDEX_LIST_1_WORD,
+  INDEX_LIST_BIT,
   K_TYPE_WORD,
   KIND_DIRECTORY,
   KIND_HEAD,
@@ -170,7 +170,7 @@ function resolve(session: Session, extent: number, kind: number): void {
   const base = extentBase(extent);
   if (kind === KIND_DIRECTORY) {
     const ordinal = words[base + X_ORDINAL_WORD]!;
-    const isCounted = ordinal < 2 ** directoryDepth(session) >>> DIRECTORY_EXTENT_SHIFT;
+    const isCounted = ordinal < (2 ** directoryDepth(session)) >>> DIRECTORY_EXTENT_SHIFT;
     decide(session, extent, isCounted && session.memory.words[0]![DIRECTORY_LIST_WORD + ordinal] === extent);
     return;
   }
@@ -212,10 +212,9 @@ function isListed(session: Session, head: number, extent: number): boolean {
 /** Extents of a large value in reserve: is there a record for the hash that lists them? */
 function resolveValues(session: Session, hash: number, extents: number[]): void {
   const { memory } = session;
-  const head = lockSegment(session, hash);
+  const view = lockSegment(session, hash);
   try {
-    const words = extentWords(memory, head);
-    const base = extentBase(head);
+    const { words, base } = view;
     const listed = new Set<number>();
     forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => {
       if (slots[i] !== hash) return;
@@ -235,6 +234,6 @@ function resolveValues(session: Session, hash: number, extents: number[]): void 
       extents.filter((extent) => !listed.has(extent)),
     );
   } finally {
-    unlockSegment(session, head);
+    unlockSegment(session, view);
   }
 }

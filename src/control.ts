@@ -6,6 +6,7 @@
 import { randomBytes } from 'node:crypto';
 import { fromSystemError, storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
+import { checksumWords } from './hash.js';
 import type { Header } from './header.js';
 import { getBigint, getId, putBigint, putId } from './header.js';
 import {
@@ -13,6 +14,7 @@ import {
   C_CHECKSUM_WORD,
   C_CONTROL_ID_WORD,
   C_DEVICE_WORD,
+  C_END_WORD,
   C_INODE_WORD,
   C_MAGIC_WORD,
   C_STORE_ID_WORD,
@@ -22,9 +24,7 @@ import {
   CONTROL_MAGIC_0,
   CONTROL_MAGIC_1,
   CONTROL_VERSION,
-  C_END_WORD,
 } from './layout.js';
-import { checksumWords } from './hash.js';
 import { native, OpenFlag } from './native.js';
 
 export function controlPath(path: string): string {
@@ -80,7 +80,8 @@ export function openControl(path: string, header: Header, extents: number, mode:
   try {
     fd = native.openFile(name, OpenFlag.write | OpenFlag.create, mode);
     const info = native.fileInfo(fd);
-    if (info.kind !== 'file') throw storeError('ERR_STORE_NOT_A_STORE', path, 'the control file is not a regular file', { control: name }, 'move it away');
+    if (info.kind !== 'file')
+      throw storeError('ERR_STORE_NOT_A_STORE', path, 'the control file is not a regular file', { control: name }, 'move it away');
     if (belongs(fd, info.size, header, extents)) return { fd, isKept: true, id: header.controlId };
     if (inUse) {
       throw storeError(

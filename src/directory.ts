@@ -33,7 +33,8 @@ const LOOKS = 1000;
 
 export function directoryDepth(session: Session): number {
   const depth = Atomics.load(session.memory.words[0]!, R_DEPTH_WORD);
-  if (depth >>> 0 > MAX_DEPTH) throw corrupt(session.path, 'the depth of the directory is out of range', { found: depth, limit: MAX_DEPTH });
+  if (depth >>> 0 > MAX_DEPTH)
+    throw corrupt(session.path, 'the depth of the directory is out of range', { found: depth, limit: MAX_DEPTH });
   return depth;
 }
 
@@ -65,7 +66,12 @@ export function locate(session: Session, hash: number): number {
       const generation = Atomics.load(words, base);
       const local = words[base + S_DEPTH_WORD]!;
       if ((generation & 1) === 0) {
-        if (words[base + S_MAGIC_WORD] !== SEGMENT_MAGIC || local >>> 0 > MAX_DEPTH || (hash & ((1 << local) - 1)) !== words[base + S_PREFIX_WORD]) break;
+        if (
+          words[base + S_MAGIC_WORD] !== SEGMENT_MAGIC ||
+          local >>> 0 > MAX_DEPTH ||
+          (hash & ((1 << local) - 1)) !== words[base + S_PREFIX_WORD]
+        )
+          break;
         session.generation = generation;
         return head;
       }

@@ -77,11 +77,25 @@ export function fromSystemError(error: unknown, path: string, doing: string): Er
   const facts = { syscall: (error as NodeJS.ErrnoException).syscall, errno: code };
   switch (code) {
     case 'ENOENT':
-      return storeError('ERR_STORE_NOT_FOUND', path, `no such store (${doing})`, facts, 'create it with the option create, or check the path', error);
+      return storeError(
+        'ERR_STORE_NOT_FOUND',
+        path,
+        `no such store (${doing})`,
+        facts,
+        'create it with the option create, or check the path',
+        error,
+      );
     case 'EACCES':
     case 'EPERM':
     case 'EROFS':
-      return storeError('ERR_STORE_PERMISSION', path, `permission denied (${doing})`, facts, 'check the owner and mode of the file and of its folder, or open it readOnly', error);
+      return storeError(
+        'ERR_STORE_PERMISSION',
+        path,
+        `permission denied (${doing})`,
+        facts,
+        'check the owner and mode of the file and of its folder, or open it readOnly',
+        error,
+      );
     case 'ELOOP':
       return storeError('ERR_STORE_NOT_A_STORE', path, `the path is a symbolic link (${doing})`, facts, 'name the file itself', error);
     case 'EISDIR':
@@ -92,17 +106,45 @@ export function fromSystemError(error: unknown, path: string, doing: string): Er
     case 'ENOSPC':
     case 'EDQUOT':
     case 'EFBIG':
-      return storeError('ERR_STORE_NO_SPACE', path, `no space is left for the store (${doing})`, facts, 'make room on its file system; reads and deletes still work', error);
+      return storeError(
+        'ERR_STORE_NO_SPACE',
+        path,
+        `no space is left for the store (${doing})`,
+        facts,
+        'make room on its file system; reads and deletes still work',
+        error,
+      );
     case 'ENOMEM':
     case 'EMFILE':
     case 'ENFILE':
     case 'EAGAIN':
-      return storeError('ERR_STORE_NO_MEMORY', path, `the system is out of memory, mappings or descriptors (${doing})`, facts, 'raise the limit (ulimit -v, ulimit -n, vm.max_map_count) or close other stores', error);
+      return storeError(
+        'ERR_STORE_NO_MEMORY',
+        path,
+        `the system is out of memory, mappings or descriptors (${doing})`,
+        facts,
+        'raise the limit (ulimit -v, ulimit -n, vm.max_map_count) or close other stores',
+        error,
+      );
     case 'EFAULT':
-      return storeError('ERR_STORE_TRUNCATED', path, `the file is shorter than the store, or a page of it cannot be read (${doing})`, facts, 'restore it from a backup', error);
+      return storeError(
+        'ERR_STORE_TRUNCATED',
+        path,
+        `the file is shorter than the store, or a page of it cannot be read (${doing})`,
+        facts,
+        'restore it from a backup',
+        error,
+      );
     case 'EOPNOTSUPP':
     case 'ENOSYS':
-      return storeError('ERR_STORE_UNSUPPORTED', path, `the file system or kernel does not support this (${doing})`, facts, 'use a local file system such as ext4, xfs, btrfs or tmpfs', error);
+      return storeError(
+        'ERR_STORE_UNSUPPORTED',
+        path,
+        `the file system or kernel does not support this (${doing})`,
+        facts,
+        'use a local file system such as ext4, xfs, btrfs or tmpfs',
+        error,
+      );
     default:
       return storeError('ERR_STORE_CORRUPT', path, `a system call failed (${doing})`, facts, 'see the cause', error);
   }

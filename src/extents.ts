@@ -184,7 +184,11 @@ export function unreserveExtents(session: Session, extents: readonly number[]): 
  * Puts extents into quarantine: those for which `isOurs` still holds, looked at under the lock, so that doing it
  * again after an interruption harms nothing.
  */
-export function retireExtents(session: Session, extents: readonly number[], isOurs: (words: Int32Array, base: number, position: number) => boolean): void {
+export function retireExtents(
+  session: Session,
+  extents: readonly number[],
+  isOurs: (words: Int32Array, base: number, position: number) => boolean,
+): void {
   if (extents.length === 0) return;
   withAllocator(session, (r) => {
     const epoch = Atomics.load(r, R_EPOCH_WORD);
@@ -345,13 +349,20 @@ export function makeRoom(session: Session, need: number): void {
 function growTo(session: Session, count: number, wanted: number, needed: number): void {
   if (wanted < needed) {
     const max = session.maxSize === 0 ? MAX_EXTENTS * EXTENT_SIZE : session.maxSize;
-    throw storeError('ERR_STORE_FULL', session.path, 'the store has reached its largest size', { size: count * EXTENT_SIZE, maxSize: max }, 'delete entries, or create it with a larger maxSize');
+    throw storeError(
+      'ERR_STORE_FULL',
+      session.path,
+      'the store has reached its largest size',
+      { size: count * EXTENT_SIZE, maxSize: max },
+      'delete entries, or create it with a larger maxSize',
+    );
   }
   try {
     allocateExtents(session, count, wanted);
   } catch (error) {
     const code = systemCode(error);
-    if (wanted === needed || (code !== 'ENOSPC' && code !== 'EFBIG' && code !== 'EDQUOT')) throw fromSystemError(error, session.path, 'growing the file');
+    if (wanted === needed || (code !== 'ENOSPC' && code !== 'EFBIG' && code !== 'EDQUOT'))
+      throw fromSystemError(error, session.path, 'growing the file');
     try {
       allocateExtents(session, count, needed);
     } catch (second) {

@@ -139,15 +139,27 @@ export function readHeader(fd: number, path: string, size: number): Header {
   // A format of the future may sum otherwise: what it says of itself is looked at before its checksum.
   for (const copy of valid.length > 0 ? valid : ours) {
     if (copy[H_BYTE_ORDER_WORD] === swap(BYTE_ORDER_MARK)) {
-      throw storeError('ERR_STORE_FORMAT', path, 'the store was written with the other byte order', { expected: 'little endian' }, 'export it on a machine of its own kind');
+      throw storeError(
+        'ERR_STORE_FORMAT',
+        path,
+        'the store was written with the other byte order',
+        { expected: 'little endian' },
+        'export it on a machine of its own kind',
+      );
     }
     if (copy[H_BYTE_ORDER_WORD] === BYTE_ORDER_MARK && copy[H_VERSION_WORD] !== FORMAT_VERSION && plausibleVersion(copy[H_VERSION_WORD]!)) {
-      throw storeError('ERR_STORE_FORMAT', path, 'the store has another format version', { found: copy[H_VERSION_WORD]!, expected: FORMAT_VERSION }, 'use the version of mmapkv that wrote it');
+      throw storeError(
+        'ERR_STORE_FORMAT',
+        path,
+        'the store has another format version',
+        { found: copy[H_VERSION_WORD]!, expected: FORMAT_VERSION },
+        'use the version of mmapkv that wrote it',
+      );
     }
   }
   if (valid.length === 0) throw corrupt(path, 'no copy of the header holds its checksum', { copies: ours.length });
   const headers = valid.map((copy) => verify(copy, path));
-  return headers.reduce((best, header) => ((header.sequence - best.sequence) | 0) > 0 ? header : best);
+  return headers.reduce((best, header) => (((header.sequence - best.sequence) | 0) > 0 ? header : best));
 }
 
 function plausibleVersion(version: number): boolean {

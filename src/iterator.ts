@@ -10,8 +10,8 @@ import { decodeKey, encodeKey, keyWords } from './codec.js';
 import { locate } from './directory.js';
 import { S_DEPTH_WORD, S_INDEX_WORD, S_PREFIX_WORD } from './layout.js';
 import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
-import { fitsExtent, keyIndex, keySizeOf, recordAt } from './record.js';
 import { AS_PRESENCE, AS_VALUE, read } from './read.js';
+import { fitsExtent, keyIndex, keySizeOf, recordAt } from './record.js';
 import type { Session } from './session.js';
 import { forEachSlot } from './table.js';
 
@@ -58,7 +58,8 @@ function list(session: Session, from: number, prefix: Buffer | undefined): Listi
         const at = keyIndex(log, index) * 4;
         const keySize = keySizeOf(log, index);
         const bytes = extentBytes(memory, extent);
-        if (prefix !== undefined && (keySize < prefix.length || bytes.compare(prefix, 0, prefix.length, at, at + prefix.length) !== 0)) return;
+        if (prefix !== undefined && (keySize < prefix.length || bytes.compare(prefix, 0, prefix.length, at, at + prefix.length) !== 0))
+          return;
         chunks.push(Buffer.from(bytes.subarray(at, at + keySize)));
         size += keySize;
         ends.push(size);
@@ -79,7 +80,12 @@ function list(session: Session, from: number, prefix: Buffer | undefined): Listi
  * Walks the store; `visit` gets a key's bytes as a view on the listing and says what to yield, undefined for nothing.
  * `enter` is called before each step: it throws when the store was closed.
  */
-export function* iterate<T>(session: Session, prefix: Buffer | undefined, enter: () => void, visit: (key: Buffer) => T | undefined): Generator<T, void> {
+export function* iterate<T>(
+  session: Session,
+  prefix: Buffer | undefined,
+  enter: () => void,
+  visit: (key: Buffer) => T | undefined,
+): Generator<T, void> {
   for (let from = 0; from < 2 ** 32; ) {
     enter();
     const { keys, ends, next } = list(session, from, prefix);

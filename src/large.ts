@@ -5,10 +5,11 @@
  * {extent, generation}: a generation rises before an extent is reused, so a reader proves with the pairs alone that
  * what it copied was the value, however long the copying took and whatever became of the segment meanwhile.
  */
-import { checksumWords } from './hash.js';
-import { describeExtent, heldBackExtents, makeRoom, reserveExtents } from './extents.js';
+
 import { storeError } from './errors.js';
+import { describeExtent, heldBackExtents, makeRoom, reserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
+import { checksumWords } from './hash.js';
 import {
   EXTENT_HEADER_SIZE,
   EXTENT_HEADER_WORDS,
@@ -63,7 +64,8 @@ export function writeLarge(session: Session, hash: number, keySize: number, type
   const extents: number[] = [];
   const keep = heldBackExtents(session);
   for (let tries = 0; !reserveExtents(session, count + listCount, keep, extents); tries++) {
-    if (tries === TRIES) throw storeError('ERR_STORE_NO_SPACE', session.path, 'other writers take the space first', { extents: count }, 'try again');
+    if (tries === TRIES)
+      throw storeError('ERR_STORE_NO_SPACE', session.path, 'other writers take the space first', { extents: count }, 'try again');
     makeRoom(session, count + listCount + keep);
   }
   if (failpoint !== null) failpoint('large.reserved');
@@ -76,7 +78,8 @@ export function writeLarge(session: Session, hash: number, keySize: number, type
     const base = extentBase(extent);
     const from = i * EXTENT_PAYLOAD_SIZE;
     const to = Math.min(from + EXTENT_PAYLOAD_SIZE, size);
-    if (to - from < EXTENT_PAYLOAD_SIZE) words.fill(0, base + EXTENT_HEADER_WORDS + ((to - from) >>> 2), base + EXTENT_HEADER_WORDS + ((to - from + 3) >>> 2));
+    if (to - from < EXTENT_PAYLOAD_SIZE)
+      words.fill(0, base + EXTENT_HEADER_WORDS + ((to - from) >>> 2), base + EXTENT_HEADER_WORDS + ((to - from + 3) >>> 2));
     extentBytes(session.memory, extent).set(bytes.subarray(from, to), base * 4 + EXTENT_HEADER_SIZE);
     sum = checksumWords(words, base + EXTENT_HEADER_WORDS, (to - from + 3) >>> 2, sum);
     pairs[2 * i] = extent;
@@ -127,7 +130,11 @@ export function readReference(session: Session, words: Int32Array, record: numbe
   const room = (pairs.length / 2) * EXTENT_PAYLOAD_SIZE;
   const fits = tailSize === 0 ? size <= room && size > room - EXTENT_PAYLOAD_SIZE : size === room + tailSize;
   if (size > MAX_VALUE_SIZE || !fits) {
-    throw corrupt(session.path, 'a large value does not have the size that its record says', { size, extents: pairs.length / 2, tail: tailSize });
+    throw corrupt(session.path, 'a large value does not have the size that its record says', {
+      size,
+      extents: pairs.length / 2,
+      tail: tailSize,
+    });
   }
   const start = (p + LARGE_HEADER_WORDS + listed) * 4;
   const tail = Buffer.from(extentBytes(session.memory, extent).subarray(start, start + tailSize));
@@ -141,7 +148,14 @@ export function readLarge(session: Session, reference: LargeReference): Buffer |
   try {
     value = Buffer.allocUnsafeSlow(size);
   } catch (cause) {
-    throw storeError('ERR_STORE_NO_MEMORY', session.path, 'no memory for the copy of a large value', { size }, 'free memory, or raise the limit', cause);
+    throw storeError(
+      'ERR_STORE_NO_MEMORY',
+      session.path,
+      'no memory for the copy of a large value',
+      { size },
+      'free memory, or raise the limit',
+      cause,
+    );
   }
   let sum = 0;
   let at = 0;
@@ -163,6 +177,7 @@ export function readLarge(session: Session, reference: LargeReference): Buffer |
     if (Atomics.load(extentWords(memory, pairs[i]!), extentBase(pairs[i]!) + X_GENERATION_WORD) !== pairs[i + 1]) return undefined;
   }
   memory.checkFaults();
-  if (sum !== reference.checksum) throw corrupt(session.path, 'the checksum of a large value does not hold', { size, expected: reference.checksum, found: sum });
+  if (sum !== reference.checksum)
+    throw corrupt(session.path, 'the checksum of a large value does not hold', { size, expected: reference.checksum, found: sum });
   return value;
 }

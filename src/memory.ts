@@ -15,10 +15,10 @@ import {
   EXTENT_SIZE,
   EXTENT_WORD_SHIFT,
   MAX_EXTENTS,
+  R_EXTENT_COUNT_WORD,
   REGION_EXTENTS,
   REGION_MASK,
   REGION_SHIFT,
-  R_EXTENT_COUNT_WORD,
 } from './layout.js';
 import { type Mapping, native } from './native.js';
 
@@ -41,6 +41,8 @@ export class Memory {
   entries: Int32Array[] = [];
   /** The guard's fault counts, one word a mapping. */
   faults: Int32Array[] = [];
+  /** Those of the data file alone, for readers. */
+  private dataFaults: Int32Array[] = [];
   private mappings: Mapping[] = [];
 
   constructor(path: string, fd: number, controlFd: number, writable: boolean) {
@@ -70,6 +72,7 @@ export class Memory {
     while (this.words.length * REGION_EXTENTS < count) {
       const region = this.words.length;
       const buffer = this.map(this.fd, region * REGION_SIZE, REGION_SIZE, 'the data file');
+      this.dataFaults.push(this.faults[this.faults.length - 1]!);
       this.bytes.push(Buffer.from(buffer));
       this.words.push(new Int32Array(buffer));
     }
@@ -104,6 +107,14 @@ export class Memory {
     }
   }
 
+  /** The same for a call that does not look at the control file. */
+  checkDataFaults(): void {
+    const faults = this.dataFaults;
+    for (let i = 0; i < faults.length; i++) {
+      if (faults[i]![0] !== 0) throw this.faultError();
+    }
+  }
+
   faultError(): Error {
     let size = -1;
     try {
@@ -122,6 +133,7 @@ export class Memory {
     this.bytes = [];
     this.entries = [];
     this.faults = [];
+    this.dataFaults = [];
     this.fixed = new Int32Array(0);
     this.limit = 0;
   }

@@ -10,17 +10,17 @@ import { randomBytes } from 'node:crypto';
 import { dirname } from 'node:path';
 import { cleanDead, settle } from './cleanup.js';
 import { openControl } from './control.js';
-import { attachExtent, describeExtent } from './extents.js';
 import { fromSystemError, storeError, systemCode } from './errors.js';
+import { attachExtent, describeExtent } from './extents.js';
 import { failpoint } from './failpoints.js';
 import { currentBootId, encodeHeader, type Header, readHeader, writeHeader } from './header.js';
 import {
   DIRECTORY_ENTRIES_WORD,
   EXTENT_SIZE,
   HEADER_SIZE,
+  INDEX_INLINE_BIT,
   INITIAL_DEPTH,
   INLINE_INDEX_BITS,
-  INDEX_INLINE_BIT,
   KIND_HEAD,
   MAX_DEPTH,
   MAX_EXTENTS,
@@ -173,7 +173,13 @@ function waitForOpenLock(path: string, fd: number, exclusive: boolean, timeout: 
   const deadline = performance.now() + timeout;
   for (let pause = 0.05; !native.tryLock(fd, OPEN_LOCK_BYTE, 1, exclusive); pause = Math.min(10, pause * 2)) {
     if (performance.now() > deadline) {
-      throw storeError('ERR_STORE_LOCK_TIMEOUT', path, 'another process has been opening or recovering the store for long', { waited: timeout }, 'see whether one is stopped');
+      throw storeError(
+        'ERR_STORE_LOCK_TIMEOUT',
+        path,
+        'another process has been opening or recovering the store for long',
+        { waited: timeout },
+        'see whether one is stopped',
+      );
     }
     native.sleep(pause);
   }
@@ -187,7 +193,8 @@ interface Opened {
 
 function readIdentity(path: string, fd: number): Opened {
   const info = native.fileInfo(fd);
-  if (info.kind !== 'file') throw storeError('ERR_STORE_NOT_A_STORE', path, 'not a regular file', { kind: info.kind }, 'name a regular file');
+  if (info.kind !== 'file')
+    throw storeError('ERR_STORE_NOT_A_STORE', path, 'not a regular file', { kind: info.kind }, 'name a regular file');
   refuseRemote(path, info);
   const header = readHeader(fd, path, info.size);
   if (info.size < header.extentCount * EXTENT_SIZE) throw truncated(path, info.size, header.extentCount * EXTENT_SIZE);

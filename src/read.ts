@@ -7,14 +7,14 @@
  * error included, counts only if it is unchanged.
  */
 import { DecodeError, decodeValue, keyWords } from './codec.js';
-import { locate } from './directory.js';
-import { EXTENT_WORDS, FLAG_LARGE, K_TYPE_WORD, TYPE_MASK, X_BIRTH_WORD } from './layout.js';
 import { type LargeReference, readLarge, readReference } from './large.js';
-import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
+import { EXTENT_WORDS, FLAG_LARGE, K_TYPE_WORD, TYPE_MASK, X_BIRTH_WORD } from './layout.js';
+import { corrupt, extentBase, extentBytes } from './memory.js';
 import { native } from './native.js';
 import { checksumHolds, expiryOf, payloadIndex, payloadSizeOf, recordWordsAt, sequenceOf } from './record.js';
 import type { Session } from './session.js';
 import { find } from './table.js';
+import { markVerified, type View, viewOf } from './view.js';
 
 /** Looks before something must be wrong: each further look means that the segment changed meanwhile. */
 const LOOKS = 10_000;
@@ -41,21 +41,18 @@ class Large {
 export function read(session: Session, hash: number, keySize: number, how: number): unknown {
   const { memory } = session;
   for (let looks = 0; looks < LOOKS; looks++) {
-    const head = locate(session, hash);
-    const generation = session.generation;
-    const words = extentWords(memory, head);
-    const base = extentBase(head);
+    const view = viewOf(session, hash);
     let value: unknown;
     try {
-      value = find(session, words, base, hash, keyWords, keySize) ? decodeFound(session, how) : undefined;
+      value = find(session, view, hash, keyWords, keySize) ? decodeFound(session, view, how) : undefined;
     } catch (error) {
-      if (Atomics.load(words, base) !== generation) continue;
+      if (Atomics.load(view.words, view.base) !== view.generation) continue;
       memory.checkFaults();
       throw error;
     }
     if (NEEDS_FENCE) native.fence();
-    if (Atomics.load(words, base) !== generation) continue;
-    memory.checkFaults();
+    if (Atomics.load(view.words, view.base) !== view.generation) continue;
+    memory.checkDataFaults();
     if (value instanceof Large) {
       const bytes = readLarge(session, value.reference);
       if (bytes === undefined) continue;
@@ -67,15 +64,14 @@ export function read(session: Session, hash: number, keySize: number, how: numbe
 }
 
 /** Decodes the record that the cursor stands on. Counts only after validation. */
-export function decodeFound(session: Session, how: number): unknown {
+function decodeFound(session: Session, view: View, how: number): unknown {
   const words = session.recordWords;
   const record = session.recordIndex;
   const extent = session.recordExtent;
-  const start = extentBase(extent);
-  const count = recordWordsAt(words, record);
-  if (record + count > start + EXTENT_WORDS || !checksumHolds(words, record, count, words[start + X_BIRTH_WORD]!)) {
-    throw corrupt(session.path, 'the checksum of a record does not hold', { extent, offset: (record - start) * 4 });
-  }
+  const { ref } = session;
+  const { verified } = view;
+  const word = ref >>> 5;
+  if (word >= verified.length || (verified[word]! & (1 << (ref & 31))) === 0) verify(session, view);
   const expiry = expiryOf(words, record);
   session.expiresAt = expiry;
   if (expiry !== Number.POSITIVE_INFINITY && expiry <= Date.now()) return undefined;
@@ -88,6 +84,17 @@ export function decodeFound(session: Session, how: number): unknown {
   const bytes = extentBytes(session.memory, extent);
   if (how === AS_BYTES) return Buffer.from(bytes.subarray(payload * 4, payload * 4 + size));
   return decode(session, type & TYPE_MASK, bytes, words, payload * 4, size);
+}
+
+function verify(session: Session, view: View): void {
+  const words = session.recordWords;
+  const record = session.recordIndex;
+  const start = extentBase(session.recordExtent);
+  const count = recordWordsAt(words, record);
+  if (record + count > start + EXTENT_WORDS || !checksumHolds(words, record, count, words[start + X_BIRTH_WORD]!)) {
+    throw corrupt(session.path, 'the checksum of a record does not hold', { extent: session.recordExtent, offset: (record - start) * 4 });
+  }
+  markVerified(view, session.ref);
 }
 
 function decodeLarge(session: Session, type: number, bytes: Buffer): unknown {

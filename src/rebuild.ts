@@ -233,7 +233,8 @@ function measure(session: Session, words: Int32Array, base: number, how: Replace
   const children = how === 'split' ? counts.map(newChild) : [newChild(counts[0]!)];
   forEachSlot(session, words, base, index, (slots, i) => {
     const { words: record, index: r, extent } = recordAt(memory, words, base, slots[i + 1]!);
-    if (!fitsExtent(record, r, extentBase(extent))) throw corrupt(session.path, 'a record is larger than its extent', { extent, place: slots[i + 1]! });
+    if (!fitsExtent(record, r, extentBase(extent)))
+      throw corrupt(session.path, 'a record is larger than its extent', { extent, place: slots[i + 1]! });
     if (isExpired(record, r, now)) return;
     const child = children[how === 'split' ? (slots[i]! >>> depth) & 1 : 0]!;
     const units = unitsOf(recordWordsAt(record, r));

@@ -97,7 +97,12 @@ export function expiryOf(words: Int32Array, record: number): number {
 }
 
 /** Words and index of the record at `ref`; for code that is not hot. */
-export function recordAt(memory: Memory, headWords: Int32Array, headBase: number, ref: number): { words: Int32Array; index: number; extent: number } {
+export function recordAt(
+  memory: Memory,
+  headWords: Int32Array,
+  headBase: number,
+  ref: number,
+): { words: Int32Array; index: number; extent: number } {
   const extent = refExtent(headWords, headBase, ref);
   return { words: extentWords(memory, extent), index: refIndex(extent, ref), extent };
 }

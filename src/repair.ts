@@ -42,10 +42,22 @@ import {
 } from './layout.js';
 import { acquire, markClean, release } from './lock.js';
 import { extentBase, extentWords } from './memory.js';
-import { checksumHolds, fitsExtent, keyIndex, keySizeOf, payloadIndex, recordAt, recordWordsAt, refExtent, refIndex, unitsOf } from './record.js';
+import {
+  checksumHolds,
+  fitsExtent,
+  keyIndex,
+  keySizeOf,
+  payloadIndex,
+  recordAt,
+  recordWordsAt,
+  refExtent,
+  refIndex,
+  unitsOf,
+} from './record.js';
 import { retireOldIndex, retireSegment, retireValue } from './retire.js';
 import type { Session } from './session.js';
 import { checkIndex, countUsed, find, forEachSlot } from './table.js';
+import { makeView } from './view.js';
 
 /** Puts the segment in order. Caller holds its lock; for an extent that is no segment (any more) there is nothing to do. */
 export function repairSegment(session: Session, head: number): void {
@@ -61,7 +73,7 @@ export function repairSegment(session: Session, head: number): void {
   }
   const index = Atomics.load(words, base + S_INDEX_WORD);
   checkIndex(session, index);
-  rollForward(session, words, base);
+  rollForward(session, head, words, base);
   if (failpoint !== null) failpoint('repair.rolled');
   recount(session, words, base);
   if (failpoint !== null) failpoint('repair.counted');
@@ -100,7 +112,7 @@ function finishReplacement(session: Session, head: number): void {
  * completed: the slot is set (again), and the tail moved behind it. Its caller has had no answer, so that it took
  * effect is as right as that it did not, and only this way log and index say the same.
  */
-function rollForward(session: Session, words: Int32Array, base: number): void {
+function rollForward(session: Session, head: number, words: Int32Array, base: number): void {
   const tail = words[base + S_TAIL_WORD]!;
   const ordinal = tail >>> EXTENT_UNIT_SHIFT;
   const within = tail & EXTENT_UNIT_MASK;
@@ -123,7 +135,7 @@ function rollForward(session: Session, words: Int32Array, base: number): void {
     const k = keyIndex(log, record);
     const key = log.slice(k, k + ((keySize + 3) >>> 2));
     const hash = session.hashKey(key, keySize);
-    if (find(session, words, base, hash, key, keySize)) {
+    if (find(session, makeView(session, head, 0), hash, key, keySize)) {
       Atomics.store(session.slotWords, session.slotIndex + 1, tail);
     } else if (session.freeIndex >= 0) {
       session.freeWords[session.freeIndex] = hash;

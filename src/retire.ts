@@ -5,6 +5,7 @@
 import { retireExtents } from './extents.js';
 import {
   EXTENT_HEADER_WORDS,
+  EXTENT_PAYLOAD_SIZE,
   FLAG_LARGE,
   INDEX_LIST_0_WORD,
   INDEX_LIST_1_WORD,
@@ -22,7 +23,6 @@ import {
   LOG_LIST_COUNT,
   LOG_LIST_WORD,
   MAX_VALUE_SIZE,
-  EXTENT_PAYLOAD_SIZE,
   REPLACED_CLEARED,
   S_INDEX_WORD,
   S_LOG_COUNT_WORD,
@@ -50,9 +50,14 @@ export function valueExtents(session: Session, words: Int32Array, record: number
   const count = words[p + LARGE_COUNT_WORD]!;
   const listCount = words[p + LARGE_LISTS_WORD]!;
   const listed = listCount === 0 ? count : listCount;
-  const tooMany = count >>> 0 > MAX_VALUE_SIZE / EXTENT_PAYLOAD_SIZE + 1 || (listCount !== 0 && listCount !== Math.ceil(count / VALUE_LIST_PAIRS));
+  const tooMany =
+    count >>> 0 > MAX_VALUE_SIZE / EXTENT_PAYLOAD_SIZE + 1 || (listCount !== 0 && listCount !== Math.ceil(count / VALUE_LIST_PAIRS));
   if (tooMany || (LARGE_HEADER_WORDS + 2 * listed) * 4 > size) {
-    throw corrupt(session.path, 'a large value lists more extents than there is room for', { count: count >>> 0, lists: listCount >>> 0, size });
+    throw corrupt(session.path, 'a large value lists more extents than there is room for', {
+      count: count >>> 0,
+      lists: listCount >>> 0,
+      size,
+    });
   }
   const direct = words.slice(p + LARGE_HEADER_WORDS, p + LARGE_HEADER_WORDS + 2 * listed);
   if (listCount === 0) return { pairs: direct, lists: new Int32Array(0) };

@@ -9,7 +9,7 @@
  * Killed before 3, the old value stands, or repair completes the write when the record is whole; killed after 3, repair
  * recomputes 4. What may fail (space, encoding) is done before anything is stored.
  */
-import { directoryDepth, locate } from './directory.js';
+import { directoryDepth } from './directory.js';
 import { storeError } from './errors.js';
 import { attachExtent, describeExtent, heldBackExtents, makeRoom, reserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
@@ -51,28 +51,26 @@ import {
   S_LIVE_UNITS_WORD,
   S_LOG_COUNT_WORD,
   S_LOG_START_WORD,
-  S_MAGIC_WORD,
   S_PENDING_VALUE_WORD,
-  S_PREFIX_WORD,
   S_SEQUENCE_HIGH_WORD,
   S_SEQUENCE_LOW_WORD,
   S_TAIL_WORD,
   S_USED_WORD,
   S_VALUE_EXTENTS_WORD,
-  SEGMENT_MAGIC,
   SEQUENCE_HIGH_SHIFT,
   SLOT_TOMBSTONE,
   X_BIRTH_WORD,
   X_GENERATION_WORD,
 } from './layout.js';
 import { acquire, markClean, release, releaseDirty } from './lock.js';
-import { corrupt, extentBase, extentBytes, extentWords, lockIndex, lockWords } from './memory.js';
+import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
 import { clearIndexExtent, type Replacement, replaceSegment, terminate } from './rebuild.js';
 import { payloadIndex, placeMix, recordChecksum, recordWordsAt, unitsOf } from './record.js';
 import { repairSegment } from './repair.js';
 import { retireOldIndex, retireValue } from './retire.js';
 import type { Session } from './session.js';
 import { checkIndex, forEachSlot, indexExtentCount, indexFor, insertUnshared, usableSlots } from './table.js';
+import { type View, viewOf } from './view.js';
 
 /** What a record holds behind its key. `type` includes FLAG_LARGE where it applies. */
 export interface Payload {
@@ -87,50 +85,44 @@ const LOOKS = 1000;
 /** A segment of which more than this share of segmentSize is alive is split rather than compacted. */
 const SPLIT_SHARE = 0.6;
 
-/** Takes the lock of the segment for `hash`, repairs it if need be, and returns its head: alive, and the right one. */
-export function lockSegment(session: Session, hash: number): number {
-  const { memory } = session;
+/** Takes the lock of the segment for `hash`, repairs it if need be, and returns its view: alive, and the right one. */
+export function lockSegment(session: Session, hash: number): View {
   for (let looks = 0; looks < LOOKS; looks++) {
-    const head = locate(session, hash);
-    const locks = lockWords(memory, head);
-    const lock = lockIndex(head);
-    session.held = head;
+    const view = viewOf(session, hash);
+    session.held = view.head;
     try {
-      if (acquire(session, locks, lock, 'segment')) repairLocked(session, head, locks, lock);
+      if (acquire(session, view.locks, view.lock, 'segment')) repairLocked(session, view);
     } catch (error) {
       session.held = 0;
       throw error;
     }
-    const words = extentWords(memory, head);
-    const base = extentBase(head);
-    if ((Atomics.load(words, base + X_GENERATION_WORD) & 1) === 0 && words[base + S_MAGIC_WORD] === SEGMENT_MAGIC) {
-      if ((hash & ((1 << words[base + S_DEPTH_WORD]!) - 1)) === words[base + S_PREFIX_WORD]) return head;
-    }
-    unlockSegment(session, head);
+    // Under the lock nobody replaces it: if it still has the generation of the view, it is the right one.
+    if (Atomics.load(view.words, view.base) === view.generation) return view;
+    unlockSegment(session, view);
   }
   throw corrupt(session.path, 'no segment keeps still', { hash: hash >>> 0 });
 }
 
 // Caller holds the lock, taken over from a dead owner or left dirty.
-function repairLocked(session: Session, head: number, locks: Int32Array, lock: number): void {
+function repairLocked(session: Session, view: View): void {
   session.sawDead = true;
   try {
-    repairSegment(session, head);
+    repairSegment(session, view.head);
   } catch (error) {
-    releaseDirty(locks, lock);
+    releaseDirty(view.locks, view.lock);
     throw error;
   }
-  markClean(locks, lock);
+  markClean(view.locks, view.lock);
 }
 
-export function unlockSegment(session: Session, head: number): void {
-  release(lockWords(session.memory, head), lockIndex(head));
+export function unlockSegment(session: Session, view: View): void {
+  release(view.locks, view.lock);
   session.held = 0;
 }
 
 /** The segment's state cannot be vouched for: the next holder repairs it. */
-export function unlockDirty(session: Session, head: number): void {
-  releaseDirty(lockWords(session.memory, head), lockIndex(head));
+export function unlockDirty(session: Session, view: View): void {
+  releaseDirty(view.locks, view.lock);
   session.held = 0;
 }
 
@@ -146,7 +138,7 @@ export function hasRoom(words: Int32Array, base: number, units: number): boolean
  */
 export function publish(
   session: Session,
-  head: number,
+  view: View,
   found: boolean,
   hash: number,
   key: Int32Array,
@@ -155,8 +147,7 @@ export function publish(
   expiresAt: number,
 ): void {
   const { memory } = session;
-  const words = extentWords(memory, head);
-  const base = extentBase(head);
+  const { words, base } = view;
   const tail = words[base + S_TAIL_WORD]!;
   const extent = words[base + LOG_LIST_WORD + (tail >>> EXTENT_UNIT_SHIFT)]!;
   const log = extentWords(memory, extent);
@@ -238,10 +229,9 @@ export function publish(
 export const DELETION_UNITS = unitsOf(RECORD_HEADER_WORDS + 2);
 
 /** Appends a deletion and makes the cursor's slot a tombstone. Caller holds the lock and knows that there is room. */
-export function publishDeletion(session: Session, head: number, hash: number): void {
+export function publishDeletion(session: Session, view: View, hash: number): void {
   const { memory } = session;
-  const words = extentWords(memory, head);
-  const base = extentBase(head);
+  const { words, base } = view;
   const tail = words[base + S_TAIL_WORD]!;
   const extent = words[base + LOG_LIST_WORD + (tail >>> EXTENT_UNIT_SHIFT)]!;
   const log = extentWords(memory, extent);
@@ -363,7 +353,13 @@ function growIndex(session: Session, head: number, keep: number): number {
   const count = words[base + S_COUNT_WORD]!;
   const bits = Math.max(indexFor(count + 1) & INDEX_BITS_MASK, INDEX_EXTENT_SHIFT);
   if (bits > MAX_INDEX_BITS) {
-    throw storeError('ERR_STORE_FULL', session.path, 'a segment cannot hold more entries', { entries: count }, 'the keys collide on purpose, or a test hash is in use: choose other keys');
+    throw storeError(
+      'ERR_STORE_FULL',
+      session.path,
+      'a segment cannot hold more entries',
+      { entries: count },
+      'the keys collide on purpose, or a test hash is in use: choose other keys',
+    );
   }
   const isFirst = (old & INDEX_INLINE_BIT) !== 0 || (old & INDEX_LIST_BIT) !== 0;
   const index = bits | (isFirst ? 0 : INDEX_LIST_BIT);

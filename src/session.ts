@@ -7,6 +7,7 @@
 import { xxh32Words } from './hash.js';
 import type { Memory } from './memory.js';
 import type { NormalizedOptions } from './options.js';
+import { noViews, type View } from './view.js';
 
 export class Session {
   readonly memory: Memory;
@@ -46,6 +47,10 @@ export class Session {
   splits = 0;
   compactions = 0;
   repairs = 0;
+
+  /** Views of segments by the low bits of the hash: views[hash & viewMask]. See view.ts. */
+  views: View[] = noViews();
+  viewMask = 0;
 
   // ---- Cursor: what find() found -------------------------------------------------------------------------------
   /** Slot: its region's words and the index of its tag; the ref is the next word. */

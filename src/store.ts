@@ -3,19 +3,19 @@ import { type CheckReport, checkSteps } from './check.js';
 import { settle } from './cleanup.js';
 import { encoded, encodeKey, encodeValue, keyWords, releaseValue } from './codec.js';
 import { forEachSegment } from './directory.js';
-import { StoreError, storeError } from './errors.js';
+import { type StoreError, storeError } from './errors.js';
 import { heldBackExtents, makeRoom } from './extents.js';
 import { currentValue, isPresent, iterate, keyAs } from './iterator.js';
-import { S_COUNT_WORD, S_PREFIX_WORD, S_TAIL_WORD, S_LOG_START_WORD, S_LOG_COUNT_WORD } from './layout.js';
+import { S_COUNT_WORD, S_LOG_COUNT_WORD, S_LOG_START_WORD, S_PREFIX_WORD, S_TAIL_WORD } from './layout.js';
 import { extentBase, extentWords } from './memory.js';
 import { closeSession, openSession } from './open.js';
 import { checkTTL, normalizeOptions, type StoreOptions } from './options.js';
-import { replaceSegment } from './rebuild.js';
 import { AS_BYTES, AS_PRESENCE, AS_VALUE, read } from './read.js';
+import { replaceSegment } from './rebuild.js';
 import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
 import { collectStats, countEntries, type StoreStats } from './stats.js';
-import { addNumber, ALWAYS, finished, IF_ABSENT, IF_PRESENT, IF_VERSION, NEVER_EXPIRES, remove, setExpiry, writeValue } from './write.js';
+import { ALWAYS, addNumber, finished, IF_ABSENT, IF_PRESENT, IF_VERSION, NEVER_EXPIRES, remove, setExpiry, writeValue } from './write.js';
 
 /** A key: a string stands for its UTF-8 bytes. 0 to 16,384 bytes. */
 export type Key = string | Uint8Array;
@@ -323,18 +323,20 @@ export class Store implements Iterable<[string, Value]> {
     forEachSegment(session, (found) => {
       const hash = extentWords(session.memory, found)[extentBase(found) + S_PREFIX_WORD]!;
       for (;;) {
-        const head = lockSegment(session, hash);
+        const view = lockSegment(session, hash);
         let need: number;
         try {
-          const words = extentWords(session.memory, head);
-          const base = extentBase(head);
-          const isEmpty = words[base + S_COUNT_WORD] === 0 && words[base + S_LOG_COUNT_WORD] === 1 && words[base + S_TAIL_WORD] === words[base + S_LOG_START_WORD];
-          need = isEmpty ? 0 : replaceSegment(session, head, 'clear', 0);
+          const { words, base } = view;
+          const isEmpty =
+            words[base + S_COUNT_WORD] === 0 &&
+            words[base + S_LOG_COUNT_WORD] === 1 &&
+            words[base + S_TAIL_WORD] === words[base + S_LOG_START_WORD];
+          need = isEmpty ? 0 : replaceSegment(session, view.head, 'clear', 0);
         } catch (error) {
-          unlockDirty(session, head);
+          unlockDirty(session, view);
           throw error;
         }
-        unlockSegment(session, head);
+        unlockSegment(session, view);
         if (need === 0) return;
         makeRoom(session, need + Math.min(1, heldBackExtents(session)));
       }
@@ -348,13 +350,23 @@ export class Store implements Iterable<[string, Value]> {
   keys(options?: IterationOptions): IterableIterator<string>;
   keys(options?: IterationOptions): IterableIterator<string | Buffer> {
     const { session, prefix, as } = this.#iteration(options);
-    return iterate(session, prefix, () => this.#enter(), (key) => (isPresent(session, key) ? keyAs(key, as) : undefined));
+    return iterate(
+      session,
+      prefix,
+      () => this.#enter(),
+      (key) => (isPresent(session, key) ? keyAs(key, as) : undefined),
+    );
   }
 
   /** Values, lazily: see keys(). */
   values(options?: IterationOptions): IterableIterator<Value> {
     const { session, prefix } = this.#iteration(options);
-    return iterate(session, prefix, () => this.#enter(), (key) => currentValue(session, key));
+    return iterate(
+      session,
+      prefix,
+      () => this.#enter(),
+      (key) => currentValue(session, key),
+    );
   }
 
   /** [key, value] pairs, lazily: see keys(). */
@@ -446,7 +458,8 @@ function watchInterrupted(session: Session): NodeJS.Timeout {
 
 function ttlOf(options: WriteOptions | number): number | undefined {
   if (typeof options === 'number') return checkTTL(options);
-  if (typeof options !== 'object' || options === null) throw new TypeError(`options must be an object or a number (ttl in ms), got ${typeof options}`);
+  if (typeof options !== 'object' || options === null)
+    throw new TypeError(`options must be an object or a number (ttl in ms), got ${typeof options}`);
   return options.ttl === undefined ? undefined : checkTTL(options.ttl);
 }
 
@@ -455,7 +468,12 @@ function checkFunction(name: string, value: unknown): void {
 }
 
 function checkIterable(name: string, value: unknown): void {
-  if (value === null || value === undefined || typeof (value as Iterable<unknown>)[Symbol.iterator] !== 'function' || typeof value === 'string') {
+  if (
+    value === null ||
+    value === undefined ||
+    typeof (value as Iterable<unknown>)[Symbol.iterator] !== 'function' ||
+    typeof value === 'string'
+  ) {
     throw new TypeError(`${name} must be an iterable, such as an array`);
   }
 }
@@ -467,4 +485,3 @@ function closedError(path: string): StoreError {
 function readOnlyError(path: string): StoreError {
   return storeError('ERR_STORE_READ_ONLY', path, 'the store was opened readOnly', {}, 'open it without readOnly to write');
 }
-

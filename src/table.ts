@@ -10,9 +10,9 @@
  * would lie on the extent's header and are passed over). This file takes no lock and allocates nothing.
  */
 import {
-  EXTENT_WORDS,
   EXTENT_UNIT_MASK,
   EXTENT_UNIT_SHIFT,
+  EXTENT_WORDS,
   FLAG_EXPIRY,
   INDEX_BITS_MASK,
   INDEX_EXTENT_MASK,
@@ -32,12 +32,12 @@ import {
   LOG_LIST_WORD,
   MAX_INDEX_BITS,
   RECORD_HEADER_WORDS,
-  S_INDEX_WORD,
   SLOT_EMPTY,
   SLOT_TOMBSTONE,
 } from './layout.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
 import type { Session } from './session.js';
+import type { View } from './view.js';
 
 const INLINE_SLOTS = 1 << INLINE_INDEX_BITS;
 
@@ -69,37 +69,21 @@ export function indexFor(count: number): number {
 }
 
 /**
- * Looks up the key in `key` (padded with zeros to a word) in the segment whose head starts at headWords[headBase].
- * True: the cursor (slot, ref, record) stands on it. False: freeWords and freeIndex are the slot that a new entry
- * would take (freeIndex -1: the index is full). Words read here are validated by the caller: by its lock, or by the
- * segment's generation.
+ * Looks up the key in `key` (padded with zeros to a word) in the segment of the view. True: the cursor (slot, ref,
+ * record) stands on it. False: freeWords and freeIndex are the slot that a new entry would take (freeIndex -1: the
+ * index is full). What is read here is validated by the caller: by its lock, or by the segment's generation.
  */
-export function find(session: Session, headWords: Int32Array, headBase: number, hash: number, key: Int32Array, keySize: number): boolean {
-  const index = Atomics.load(headWords, headBase + S_INDEX_WORD);
-  const bits = index & INDEX_BITS_MASK;
-  const isInline = (index & INDEX_INLINE_BIT) !== 0;
-  if (isInline ? bits !== INLINE_INDEX_BITS : bits < INDEX_EXTENT_SHIFT || bits > MAX_INDEX_BITS) throw damagedIndex(session, index);
-  let slot = hash >>> (32 - bits);
-  const list = headBase + ((index & INDEX_LIST_BIT) === 0 ? INDEX_LIST_0_WORD : INDEX_LIST_1_WORD);
+export function find(session: Session, view: View, hash: number, key: Int32Array, keySize: number): boolean {
+  const slot = hash >>> view.homeShift;
+  const { pieceShift, pieceWords, pieceStarts } = view;
+  let piece = slot >>> pieceShift;
+  const home = slot & ((1 << pieceShift) - 1);
+  let words = pieceWords[piece]!;
+  let i = pieceStarts[piece]! + ((home < view.skip ? view.skip : home) << 1);
+  let end = pieceStarts[piece]! + (2 << pieceShift);
   session.freeIndex = -1;
-  // Each turn looks at one extent of the index from `slot` on; the first one may be met twice.
-  for (let turns = isInline ? 2 : (1 << (bits - INDEX_EXTENT_SHIFT)) + 1; turns > 0; turns--) {
-    let words: Int32Array;
-    let i: number;
-    let end: number;
-    if (isInline) {
-      words = headWords;
-      i = headBase + INLINE_INDEX_WORD;
-      end = i + 2 * INLINE_SLOTS;
-      i += slot << 1;
-    } else {
-      const extent = headWords[list + (slot >>> INDEX_EXTENT_SHIFT)]!;
-      words = extentWords(session.memory, extent);
-      i = extentBase(extent);
-      end = i + 2 * INDEX_EXTENT_SLOTS;
-      const within = slot & INDEX_EXTENT_MASK;
-      i += (within < INDEX_EXTENT_SKIP ? INDEX_EXTENT_SKIP : within) << 1;
-    }
+  // Each turn looks at one piece of the index; the first one is met twice.
+  for (let turns = pieceWords.length; ; turns--) {
     for (; i < end; i += 2) {
       const ref = words[i + 1]!;
       if (ref === SLOT_EMPTY) {
@@ -116,13 +100,16 @@ export function find(session: Session, headWords: Int32Array, headBase: number, 
           session.freeIndex = i;
           session.freeIsEmpty = false;
         }
-      } else if (words[i] === hash && matches(session, headWords, headBase, words, i, key, keySize)) {
+      } else if (words[i] === hash && matches(session, view, words, i, key, keySize)) {
         return true;
       }
     }
-    slot = isInline ? 0 : ((slot | INDEX_EXTENT_MASK) + 1) & ((1 << bits) - 1);
+    if (turns === 0) return false;
+    piece = piece + 1 === pieceWords.length ? 0 : piece + 1;
+    words = pieceWords[piece]!;
+    i = pieceStarts[piece]! + (view.skip << 1);
+    end = pieceStarts[piece]! + (2 << pieceShift);
   }
-  return false;
 }
 
 function damagedIndex(session: Session, index: number): Error {
@@ -137,12 +124,12 @@ export function checkIndex(session: Session, index: number): void {
 }
 
 /** Does the slot at words[i] hold the key? Leaves the cursor on it. */
-function matches(session: Session, headWords: Int32Array, headBase: number, words: Int32Array, i: number, key: Int32Array, keySize: number): boolean {
+function matches(session: Session, view: View, words: Int32Array, i: number, key: Int32Array, keySize: number): boolean {
   // Pairs with the store in publish(): from here on the record is as its writer left it.
   const ref = Atomics.load(words, i + 1);
   const ordinal = ref >>> EXTENT_UNIT_SHIFT;
   if (ref <= SLOT_TOMBSTONE || ordinal >= LOG_LIST_COUNT) return false;
-  const extent = headWords[headBase + LOG_LIST_WORD + ordinal]!;
+  const extent = view.words[view.base + LOG_LIST_WORD + ordinal]!;
   const record = extentWords(session.memory, extent);
   const base = extentBase(extent);
   const r = base + ((ref & EXTENT_UNIT_MASK) << 1);
@@ -195,7 +182,13 @@ export function insertUnshared(session: Session, headWords: Int32Array, headBase
 }
 
 /** Calls visit(words, i) for each slot that holds a record; i is the index of its tag. */
-export function forEachSlot(session: Session, headWords: Int32Array, headBase: number, index: number, visit: (words: Int32Array, i: number) => void): void {
+export function forEachSlot(
+  session: Session,
+  headWords: Int32Array,
+  headBase: number,
+  index: number,
+  visit: (words: Int32Array, i: number) => void,
+): void {
   if ((index & INDEX_INLINE_BIT) !== 0) {
     const start = headBase + INLINE_INDEX_WORD;
     for (let i = start; i < start + 2 * INLINE_SLOTS; i += 2) if (headWords[i + 1]! > SLOT_TOMBSTONE) visit(headWords, i);
@@ -207,7 +200,8 @@ export function forEachSlot(session: Session, headWords: Int32Array, headBase: n
     const extent = headWords[list + n]!;
     const words = extentWords(session.memory, extent);
     const base = extentBase(extent);
-    for (let i = base + 2 * INDEX_EXTENT_SKIP; i < base + 2 * INDEX_EXTENT_SLOTS; i += 2) if (words[i + 1]! > SLOT_TOMBSTONE) visit(words, i);
+    for (let i = base + 2 * INDEX_EXTENT_SKIP; i < base + 2 * INDEX_EXTENT_SLOTS; i += 2)
+      if (words[i + 1]! > SLOT_TOMBSTONE) visit(words, i);
   }
 }
 

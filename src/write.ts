@@ -4,14 +4,14 @@
  * What an exception leaves: before the commit the segment is as it was; its lock is let go dirty, so the next holder
  * repairs what a half-done step may have left. After the commit the write has happened, and is reported so.
  */
-import { keyWords } from './codec.js';
+
 import { cleanDead } from './cleanup.js';
-import { storeError, StoreError } from './errors.js';
+import { keyWords } from './codec.js';
+import { StoreError, storeError } from './errors.js';
 import { attachExtent, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
-import { FLAG_EXPIRY, FLAG_LARGE, FLAG_RECORD, K_TYPE_WORD, SEQUENCE_HIGH_SHIFT } from './layout.js';
 import { fitsRecord, writeLarge } from './large.js';
-import { extentBase, extentWords } from './memory.js';
+import { FLAG_EXPIRY, FLAG_LARGE, FLAG_RECORD, K_TYPE_WORD, SEQUENCE_HIGH_SHIFT } from './layout.js';
 import { expiryOf, payloadIndex, payloadSizeOf, recordWordCount, sequenceOf, unitsOf } from './record.js';
 import {
   compactLocked,
@@ -29,6 +29,7 @@ import {
 } from './segment.js';
 import type { Session } from './session.js';
 import { find } from './table.js';
+import type { View } from './view.js';
 
 /** When a write takes place. */
 export const ALWAYS = 0;
@@ -72,26 +73,33 @@ function isMet(session: Session, found: boolean, condition: number, version: num
   return isPresent && (condition === IF_PRESENT || sequenceOf(session.recordWords, session.recordIndex) === version);
 }
 
-function write(session: Session, hash: number, keySize: number, payload: Payload, expiresAt: number, condition: number, version: number): boolean {
+function write(
+  session: Session,
+  hash: number,
+  keySize: number,
+  payload: Payload,
+  expiresAt: number,
+  condition: number,
+  version: number,
+): boolean {
   const units = unitsOf(recordWordCount(keySize, payload.size, expiresAt !== NEVER_EXPIRES));
   for (let round = 0; round < ROUNDS; round++) {
-    const head = lockSegment(session, hash);
-    const words = extentWords(session.memory, head);
-    const base = extentBase(head);
+    const view = lockSegment(session, hash);
+    const { words, base } = view;
     session.committed = false;
     try {
       if (hasRoom(words, base, units)) {
-        const found = find(session, words, base, hash, keyWords, keySize);
+        const found = find(session, view, hash, keyWords, keySize);
         const met = isMet(session, found, condition, version);
-        if (met) publish(session, head, found, hash, keyWords, keySize, payload, expiresAt);
-        unlockSegment(session, head);
+        if (met) publish(session, view, found, hash, keyWords, keySize, payload, expiresAt);
+        unlockSegment(session, view);
         return finished(session, met);
       }
     } catch (error) {
-      if (failed(session, head)) return true;
+      if (failed(session, view)) return true;
       throw error;
     }
-    makeRoomIn(session, head, hash, units, false);
+    makeRoomIn(session, view, hash, units, false);
   }
   throw noProgress(session);
 }
@@ -99,27 +107,26 @@ function write(session: Session, hash: number, keySize: number, payload: Payload
 /** Removes the key in keyWords; false when it was absent or expired, or (if one is given) does not have the version. */
 export function remove(session: Session, hash: number, keySize: number, version: number | undefined): boolean {
   for (let round = 0; round < ROUNDS; round++) {
-    const head = lockSegment(session, hash);
-    const words = extentWords(session.memory, head);
-    const base = extentBase(head);
+    const view = lockSegment(session, hash);
+    const { words, base } = view;
     session.committed = false;
     try {
-      const found = find(session, words, base, hash, keyWords, keySize);
+      const found = find(session, view, hash, keyWords, keySize);
       if (!found || (version !== undefined && !isMet(session, true, IF_VERSION, version))) {
-        unlockSegment(session, head);
+        unlockSegment(session, view);
         return finished(session, false);
       }
       if (hasRoom(words, base, DELETION_UNITS)) {
         const isPresent = isMet(session, true, IF_PRESENT, 0);
-        publishDeletion(session, head, hash);
-        unlockSegment(session, head);
+        publishDeletion(session, view, hash);
+        unlockSegment(session, view);
         return finished(session, isPresent);
       }
     } catch (error) {
-      if (failed(session, head)) return true;
+      if (failed(session, view)) return true;
       throw error;
     }
-    makeRoomIn(session, head, hash, DELETION_UNITS, true);
+    makeRoomIn(session, view, hash, DELETION_UNITS, true);
   }
   throw noProgress(session);
 }
@@ -132,21 +139,20 @@ const numberPayload: Payload = { type: NUMBER_TYPE, size: 8, words: numberWords,
 /** Adds to the number under the key in keyWords, which counts as 0 when absent. An entry that is there keeps its expiry. */
 export function addNumber(session: Session, hash: number, keySize: number, by: number, expiresAt: number): number {
   for (let round = 0; round < ROUNDS; round++) {
-    const head = lockSegment(session, hash);
-    const words = extentWords(session.memory, head);
-    const base = extentBase(head);
+    const view = lockSegment(session, hash);
+    const { words, base } = view;
     session.committed = false;
     const units = unitsOf(recordWordCount(keySize, 8, true));
     try {
       if (hasRoom(words, base, units)) {
-        const found = find(session, words, base, hash, keyWords, keySize);
+        const found = find(session, view, hash, keyWords, keySize);
         let sum = by;
         let expiry = expiresAt;
         if (isMet(session, found, IF_PRESENT, 0)) {
           const record = session.recordWords;
           const r = session.recordIndex;
           if ((record[r + K_TYPE_WORD]! & (0xff | FLAG_LARGE)) !== NUMBER_TYPE || payloadSizeOf(record, r) !== 8) {
-            unlockSegment(session, head);
+            unlockSegment(session, view);
             throw new TypeError('increment: the value under this key is not a number');
           }
           const p = payloadIndex(record, r);
@@ -156,18 +162,18 @@ export function addNumber(session: Session, hash: number, keySize: number, by: n
           expiry = expiryOf(record, r);
         }
         numberMemory[0] = sum;
-        publish(session, head, found, hash, keyWords, keySize, numberPayload, expiry);
-        unlockSegment(session, head);
+        publish(session, view, found, hash, keyWords, keySize, numberPayload, expiry);
+        unlockSegment(session, view);
         finished(session, true);
         return sum;
       }
     } catch (error) {
       if (session.held === 0) throw error;
       const sum = numberMemory[0]!;
-      if (failed(session, head)) return sum;
+      if (failed(session, view)) return sum;
       throw error;
     }
-    makeRoomIn(session, head, hash, units, false);
+    makeRoomIn(session, view, hash, units, false);
   }
   throw noProgress(session);
 }
@@ -175,15 +181,14 @@ export function addNumber(session: Session, hash: number, keySize: number, by: n
 /** Gives the key in keyWords a new expiry; its value stays, a large one where it is. False when absent. */
 export function setExpiry(session: Session, hash: number, keySize: number, expiresAt: number): boolean {
   for (let round = 0; round < ROUNDS; round++) {
-    const head = lockSegment(session, hash);
-    const words = extentWords(session.memory, head);
-    const base = extentBase(head);
+    const view = lockSegment(session, hash);
+    const { words, base } = view;
     session.committed = false;
     let units = 0;
     try {
-      const found = find(session, words, base, hash, keyWords, keySize);
+      const found = find(session, view, hash, keyWords, keySize);
       if (!isMet(session, found, IF_PRESENT, 0)) {
-        unlockSegment(session, head);
+        unlockSegment(session, view);
         return finished(session, false);
       }
       const record = session.recordWords;
@@ -195,25 +200,25 @@ export function setExpiry(session: Session, hash: number, keySize: number, expir
         const type = record[r + K_TYPE_WORD]! & ((1 << SEQUENCE_HIGH_SHIFT) - 1) & ~(FLAG_EXPIRY | FLAG_RECORD);
         const copy = record.slice(p, p + ((size + 3) >>> 2));
         session.keepsValue = true;
-        publish(session, head, true, hash, keyWords, keySize, { type, size, words: copy, bytes: new Uint8Array(copy.buffer) }, expiresAt);
+        publish(session, view, true, hash, keyWords, keySize, { type, size, words: copy, bytes: new Uint8Array(copy.buffer) }, expiresAt);
         session.keepsValue = false;
-        unlockSegment(session, head);
+        unlockSegment(session, view);
         return finished(session, true);
       }
     } catch (error) {
       session.keepsValue = false;
-      if (failed(session, head)) return true;
+      if (failed(session, view)) return true;
       throw error;
     }
-    makeRoomIn(session, head, hash, units, false);
+    makeRoomIn(session, view, hash, units, false);
   }
   throw noProgress(session);
 }
 
 /** After an exception under the lock: lets go of it. True when the write had happened all the same. */
-function failed(session: Session, head: number): boolean {
+function failed(session: Session, view: View): boolean {
   const { committed } = session;
-  if (session.held !== 0) unlockDirty(session, head);
+  if (session.held !== 0) unlockDirty(session, view);
   return committed;
 }
 
@@ -231,16 +236,16 @@ export function finished(session: Session, result: boolean): boolean {
 }
 
 /** Takes the lock's place from write(): makes room in the segment or in the file, and lets go of the lock. */
-function makeRoomIn(session: Session, head: number, hash: number, units: number, isDelete: boolean): void {
+function makeRoomIn(session: Session, view: View, hash: number, units: number, isDelete: boolean): void {
   const keep = keepFor(session, isDelete);
   let need: number;
   try {
-    need = makeSegmentRoom(session, head, units, keep);
+    need = makeSegmentRoom(session, view.head, units, keep);
   } catch (error) {
-    unlockDirty(session, head);
+    unlockDirty(session, view);
     throw error;
   }
-  unlockSegment(session, head);
+  unlockSegment(session, view);
   if (need === 0) return;
   try {
     makeRoomFor(session, need, keep);
@@ -252,15 +257,15 @@ function makeRoomIn(session: Session, head: number, hash: number, units: number,
 
 /** No room in the file: is there some in the segment? */
 function compactFor(session: Session, hash: number): boolean {
-  const head = lockSegment(session, hash);
+  const view = lockSegment(session, hash);
   let result: number;
   try {
-    result = compactLocked(session, head);
+    result = compactLocked(session, view.head);
   } catch (error) {
-    unlockDirty(session, head);
+    unlockDirty(session, view);
     throw error;
   }
-  unlockSegment(session, head);
+  unlockSegment(session, view);
   return result === 0;
 }
 
