@@ -4,7 +4,7 @@
  * A writable open looks at each segment under its lock, one at a time, so writers go on and the counts are exact. A
  * read-only open takes no lock: it looks again when a segment changed under it.
  */
-import { directoryDepth, directoryEntry, locate } from './directory.js';
+import { directoryCount, directoryDepth, directoryEntry, locate } from './directory.js';
 import { StoreError } from './errors.js';
 import { listLength } from './extents.js';
 import { readLarge, readReference } from './large.js';
@@ -12,10 +12,8 @@ import {
   DIRECTORY_EXTENT_ENTRIES,
   DIRECTORY_EXTENT_SHIFT,
   DIRECTORY_LIST_WORD,
-  EXTENT_HEADER_UNITS,
   EXTENT_UNIT_MASK,
   EXTENT_UNIT_SHIFT,
-  EXTENT_WORDS,
   FLAG_DELETED,
   FLAG_LARGE,
   INDEX_LIST_COUNT,
@@ -40,21 +38,18 @@ import {
   R_FRESH_WORD,
   R_QUARANTINE_COUNT_WORD,
   R_QUARANTINE_HEAD_WORD,
-  RECORD_HEADER_WORDS,
   S_CHECKSUM_WORD,
   S_COUNT_WORD,
   S_DEPTH_WORD,
   S_INDEX_WORD,
   S_LIVE_UNITS_WORD,
   S_LOG_COUNT_WORD,
-  S_LOG_START_WORD,
   S_PREFIX_WORD,
   S_SEQUENCE_HIGH_WORD,
   S_SEQUENCE_LOW_WORD,
   S_TAIL_WORD,
   S_USED_WORD,
   S_VALUE_EXTENTS_WORD,
-  X_BIRTH_WORD,
   X_GENERATION_WORD,
   X_NEXT_WORD,
   X_SEGMENT_WORD,
@@ -63,12 +58,13 @@ import {
 import { acquire, markClean, release } from './lock.js';
 import { extentBase, extentBytes, extentWords, lockIndex, lockWords } from './memory.js';
 import { segmentChecksum } from './rebuild.js';
-import { checksumHolds, fitsExtent, keyIndex, keySizeOf, recordWordsAt, refExtent, refIndex, sequenceOf, unitsOf } from './record.js';
+import { keyIndex, keySizeOf, recordWordsAt, refExtent, refIndex, sequenceOf, unitsOf } from './record.js';
 import { repairSegment } from './repair.js';
 import { valueExtents } from './retire.js';
 import type { Session } from './session.js';
 import { checkIndex, countUsed, find, forEachSlot, indexExtentCount, indexListWord } from './table.js';
 import { makeView } from './view.js';
+import { walkLog } from './walk.js';
 
 /** What can be wrong. */
 export type ProblemCode = 'DIRECTORY' | 'SEGMENT' | 'INDEX' | 'LOG' | 'RECORD' | 'VALUE' | 'COUNT' | 'FREE_LIST' | 'LEAK' | 'UNREADABLE';
@@ -127,7 +123,7 @@ export function* checkSteps(session: Session): Generator<number, CheckReport> {
   /** 1 for extents that a segment, a value or the directory refers to. */
   const referred = new Set<number>();
   try {
-    const count = 2 ** directoryDepth(session);
+    const count = directoryCount(session);
     checkDirectory(session, report, referred);
     for (let i = 0; i < count; i++) {
       let head: number;
@@ -136,6 +132,8 @@ export function* checkSteps(session: Session): Generator<number, CheckReport> {
         if (extentWords(session.memory, head)[extentBase(head) + S_PREFIX_WORD] !== i) continue;
       } catch (error) {
         addFailure(report, 'DIRECTORY', error, { extent: directoryEntry(session, i) });
+        // Each failure is looked at a thousand times: a directory of nothing else would take minutes.
+        if (report.omitted > 0) break;
         continue;
       }
       report.segments++;
@@ -225,7 +223,12 @@ function checkSegment(session: Session, head: number, report: Report, referred: 
     for (let i = 1; i < logCount; i++) checkPart(session, words[base + LOG_LIST_WORD + i]!, KIND_LOG, head, report, referred);
     const indexCount = Math.min(indexExtentCount(index), INDEX_LIST_COUNT);
     for (let i = 0; i < indexCount; i++) checkPart(session, words[base + indexListWord(index) + i]!, KIND_INDEX, head, report, referred);
-    const places = walkLog(session, head, report);
+    const { places, newest: newestPlaces } = walkLog(session, head, (place, extent) =>
+      report.add('LOG', `the record at place ${place} is damaged; records behind it in its extent cannot be trusted`, {
+        extent: head,
+        address: extent * 65536 + (place & EXTENT_UNIT_MASK) * 8,
+      }),
+    );
     const view = makeView(session, head, 0);
     let count = 0;
     let liveUnits = 0;
@@ -256,6 +259,8 @@ function checkSegment(session: Session, head: number, report: Report, referred: 
         report.add('INDEX', 'a key is in a segment that is not its own', place);
       else if (!find(session, view, hash, key, keySize) || session.ref !== ref)
         report.add('INDEX', 'a lookup of the key does not end at its slot', place);
+      else if (newestPlaces.get(extentBytes(memory, extent).toString('latin1', k * 4, k * 4 + keySize)) !== ref)
+        report.add('INDEX', 'a slot refers to a record that was replaced or deleted', place);
       else if (sequenceOf(log, record) > newest)
         report.add('RECORD', `the record's sequence ${sequenceOf(log, record)} is above the segment's ${newest}`, place);
       else report.entries++;
@@ -288,38 +293,6 @@ function checkPart(session: Session, extent: number, kind: number, head: number,
       { extent },
     );
   }
-}
-
-/** Walks the log from its start to its tail and returns the places of the whole records. */
-function walkLog(session: Session, head: number, report: Report): Set<number> {
-  const { memory } = session;
-  const words = extentWords(memory, head);
-  const base = extentBase(head);
-  const tail = words[base + S_TAIL_WORD]!;
-  const places = new Set<number>();
-  const logCount = words[base + S_LOG_COUNT_WORD]!;
-  for (let ordinal = 0; ordinal < logCount; ordinal++) {
-    const extent = words[base + LOG_LIST_WORD + ordinal]!;
-    const log = extentWords(memory, extent);
-    const start = extentBase(extent);
-    let place = (ordinal << EXTENT_UNIT_SHIFT) + (ordinal === 0 ? words[base + S_LOG_START_WORD]! : EXTENT_HEADER_UNITS);
-    const end = (ordinal + 1) << EXTENT_UNIT_SHIFT;
-    while (place < tail && place < end) {
-      const record = start + ((place & EXTENT_UNIT_MASK) << 1);
-      if (record + RECORD_HEADER_WORDS > start + EXTENT_WORDS || log[record + K_TYPE_WORD] === 0) break;
-      const count = recordWordsAt(log, record);
-      if (!fitsExtent(log, record, start) || !checksumHolds(log, record, count, log[start + X_BIRTH_WORD]!)) {
-        report.add('LOG', `the record at place ${place} is damaged; records behind it in its extent cannot be trusted`, {
-          extent: head,
-          address: extent * 65536 + (place & EXTENT_UNIT_MASK) * 8,
-        });
-        break;
-      }
-      places.add(place);
-      place += unitsOf(count);
-    }
-  }
-  return places;
 }
 
 function checkValue(

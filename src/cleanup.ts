@@ -14,6 +14,7 @@ import {
   INDEX_LIST_0_WORD,
   INDEX_LIST_1_WORD,
   INDEX_LIST_BIT,
+  INDEX_LIST_COUNT,
   K_TYPE_WORD,
   KIND_DIRECTORY,
   KIND_HEAD,
@@ -26,6 +27,7 @@ import {
   LOCK_DIRECTORY_WORD,
   LOCK_GROWTH_WORD,
   LOCK_WAITERS_BIT,
+  LOG_LIST_COUNT,
   LOG_LIST_WORD,
   OWNER_MASK,
   R_FRESH_WORD,
@@ -40,7 +42,7 @@ import {
 import { acquire, markClean, release, releaseDirty } from './lock.js';
 import { extentBase, extentWords, lockIndex, lockWords } from './memory.js';
 import { forEachDead } from './owners.js';
-import { recordAt } from './record.js';
+import { fitsExtent, recordAt } from './record.js';
 import { repairSegment } from './repair.js';
 import { valueExtents } from './retire.js';
 import { lockSegment, unlockSegment } from './segment.js';
@@ -200,12 +202,13 @@ function isPublished(session: Session, head: number): boolean {
 function isListed(session: Session, head: number, extent: number): boolean {
   const words = extentWords(session.memory, head);
   const base = extentBase(head);
-  const logCount = words[base + S_LOG_COUNT_WORD]!;
+  const logCount = Math.min(words[base + S_LOG_COUNT_WORD]!, LOG_LIST_COUNT);
   for (let i = 1; i < logCount; i++) if (words[base + LOG_LIST_WORD + i] === extent) return true;
   const index = words[base + S_INDEX_WORD]!;
   if ((index & INDEX_INLINE_BIT) !== 0) return false;
   const list = (index & INDEX_LIST_BIT) === 0 ? INDEX_LIST_0_WORD : INDEX_LIST_1_WORD;
-  for (let i = 0; i < indexExtentCount(index); i++) if (words[base + list + i] === extent) return true;
+  const indexCount = Math.min(indexExtentCount(index), INDEX_LIST_COUNT);
+  for (let i = 0; i < indexCount; i++) if (words[base + list + i] === extent) return true;
   return false;
 }
 
@@ -218,8 +221,8 @@ function resolveValues(session: Session, hash: number, extents: number[]): void 
     const listed = new Set<number>();
     forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => {
       if (slots[i] !== hash) return;
-      const { words: record, index } = recordAt(memory, words, base, slots[i + 1]!);
-      if ((record[index + K_TYPE_WORD]! & FLAG_LARGE) === 0) return;
+      const { words: record, index, extent } = recordAt(memory, words, base, slots[i + 1]!);
+      if (!fitsExtent(record, index, extentBase(extent)) || (record[index + K_TYPE_WORD]! & FLAG_LARGE) === 0) return;
       const { pairs, lists } = valueExtents(session, record, index);
       for (const source of [pairs, lists]) {
         for (let n = 0; n < source.length; n += 2) {

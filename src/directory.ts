@@ -18,6 +18,7 @@ import {
   KIND_DIRECTORY,
   MAX_DEPTH,
   R_DEPTH_WORD,
+  R_EXTENT_COUNT_WORD,
   S_CHILD_0_WORD,
   S_CHILD_1_WORD,
   S_DEPTH_WORD,
@@ -30,6 +31,7 @@ import type { Session } from './session.js';
 
 /** Looks at the directory before it must be damaged: each further look means that a segment was replaced meanwhile. */
 const LOOKS = 1000;
+const ENTRIES_PER_EXTENT = 128;
 
 export function directoryDepth(session: Session): number {
   const depth = Atomics.load(session.memory.words[0]!, R_DEPTH_WORD);
@@ -41,13 +43,31 @@ export function directoryDepth(session: Session): number {
 export function directoryEntry(session: Session, i: number): number {
   const root = session.memory.words[0]!;
   if (i < DIRECTORY_EXTENT_ENTRIES) return Atomics.load(root, DIRECTORY_ENTRIES_WORD + i);
-  const extent = root[DIRECTORY_LIST_WORD + (i >>> DIRECTORY_EXTENT_SHIFT)]!;
+  const extent = directoryExtent(session, i);
   return Atomics.load(extentWords(session.memory, extent), extentBase(extent) + DIRECTORY_ENTRIES_WORD + (i & DIRECTORY_EXTENT_MASK));
+}
+
+function directoryExtent(session: Session, i: number): number {
+  const ordinal = i >>> DIRECTORY_EXTENT_SHIFT;
+  const extent = session.memory.words[0]![DIRECTORY_LIST_WORD + ordinal]!;
+  // Never while it is in use: a depth counts only after its extents were listed.
+  if (extent < 1) throw corrupt(session.path, 'the directory lists no extent for its entries', { ordinal, found: extent });
+  return extent;
+}
+
+/** The directory has at most 128 entries for each extent of the file: see canSplit() in segment.ts. Loops over it are bounded by that. */
+export function directoryCount(session: Session): number {
+  const depth = directoryDepth(session);
+  const extents = Atomics.load(session.memory.words[0]!, R_EXTENT_COUNT_WORD);
+  if (2 ** depth > ENTRIES_PER_EXTENT * Math.max(extents, 8)) {
+    throw corrupt(session.path, 'the directory is too deep for the file', { depth, extents });
+  }
+  return 2 ** depth;
 }
 
 // Caller holds the directory's lock.
 function setEntry(session: Session, i: number, head: number): void {
-  const extent = i < DIRECTORY_EXTENT_ENTRIES ? 0 : session.memory.words[0]![DIRECTORY_LIST_WORD + (i >>> DIRECTORY_EXTENT_SHIFT)]!;
+  const extent = i < DIRECTORY_EXTENT_ENTRIES ? 0 : directoryExtent(session, i);
   Atomics.store(extentWords(session.memory, extent), extentBase(extent) + DIRECTORY_ENTRIES_WORD + (i & DIRECTORY_EXTENT_MASK), head);
 }
 
@@ -118,6 +138,9 @@ export function doubleDirectory(session: Session, extents: readonly number[]): v
  */
 export function publishSegments(session: Session, prefix: number, depth: number): void {
   const global = directoryDepth(session);
+  if (depth < 0 || depth > global || prefix < 0 || prefix >= 2 ** depth) {
+    throw corrupt(session.path, 'the prefix or the depth of a segment is damaged', { prefix, depth, directory: global });
+  }
   for (let i = prefix; i < 2 ** global; i += 2 ** depth) {
     const entry = directoryEntry(session, i);
     const head = follow(session, entry, i);
@@ -140,8 +163,8 @@ function follow(session: Session, entry: number, hash: number): number {
 
 /** Visits the head of each segment once, in the order of the directory. */
 export function forEachSegment(session: Session, visit: (head: number) => void): void {
-  const depth = directoryDepth(session);
-  for (let i = 0; i < 2 ** depth; i++) {
+  const count = directoryCount(session);
+  for (let i = 0; i < count; i++) {
     const head = locate(session, i);
     const words = extentWords(session.memory, head);
     // The segment's first entry is the one whose index is its prefix.

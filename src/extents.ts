@@ -90,7 +90,14 @@ function withAllocator<T>(session: Session, work: (r: Int32Array) => T): T {
 /** Extents that can be reserved without growing the file. A hint: others take some meanwhile. */
 export function availableExtents(session: Session): number {
   const r = root(session);
-  return Atomics.load(r, R_FREE_COUNT_WORD) + Atomics.load(r, R_EXTENT_COUNT_WORD) - Atomics.load(r, R_FRESH_WORD);
+  // Count last: it only grows, so that the others are below it unless they are damaged.
+  const free = Atomics.load(r, R_FREE_COUNT_WORD);
+  const fresh = Atomics.load(r, R_FRESH_WORD);
+  const count = Atomics.load(r, R_EXTENT_COUNT_WORD);
+  if (free < 0 || free > count || fresh < 1 || fresh > count || count > MAX_EXTENTS) {
+    throw corrupt(session.path, 'the counts of extents in the root are damaged', { free, fresh, extents: count });
+  }
+  return free + count - fresh;
 }
 
 /**
@@ -109,10 +116,10 @@ export function heldBackExtents(session: Session): number {
 export function reserveExtents(session: Session, count: number, keep: number, out: number[]): boolean {
   if (count === 0) return true;
   return withAllocator(session, (r) => {
-    let available = r[R_FREE_COUNT_WORD]! + r[R_EXTENT_COUNT_WORD]! - r[R_FRESH_WORD]!;
+    let available = availableExtents(session);
     if (available < count + keep && session.options.durability === 'none') {
       releaseQuarantine(session, r, 0x7fffffff);
-      available = r[R_FREE_COUNT_WORD]! + r[R_EXTENT_COUNT_WORD]! - r[R_FRESH_WORD]!;
+      available = availableExtents(session);
     }
     if (available < count + keep) return false;
     const epoch = Atomics.load(r, R_EPOCH_WORD);
@@ -194,6 +201,8 @@ export function retireExtents(
     const epoch = Atomics.load(r, R_EPOCH_WORD);
     for (let i = 0; i < extents.length; i++) {
       const extent = extents[i]!;
+      // A damaged list names anything: what is no extent is not ours.
+      if (extent < 1 || extent >= r[R_FRESH_WORD]!) continue;
       const w = extentWords(session.memory, extent);
       const x = extentBase(extent);
       const kind = w[x + X_STATE_WORD]! & KIND_MASK;

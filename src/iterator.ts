@@ -8,9 +8,10 @@
  */
 import { decodeKey, encodeKey, keyWords } from './codec.js';
 import { locate } from './directory.js';
-import { S_DEPTH_WORD, S_INDEX_WORD, S_PREFIX_WORD } from './layout.js';
+import { S_CHECKSUM_WORD, S_DEPTH_WORD, S_INDEX_WORD, S_PREFIX_WORD } from './layout.js';
 import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
 import { AS_PRESENCE, AS_VALUE, read } from './read.js';
+import { segmentChecksum } from './rebuild.js';
 import { fitsExtent, keyIndex, keySizeOf, recordAt } from './record.js';
 import type { Session } from './session.js';
 import { forEachSlot } from './table.js';
@@ -50,6 +51,10 @@ function list(session: Session, from: number, prefix: Buffer | undefined): Listi
     const ends: number[] = [];
     let size = 0;
     try {
+      // A damaged depth would leave out what is not this segment's.
+      if (segmentChecksum(words, base) !== words[base + S_CHECKSUM_WORD]) {
+        throw corrupt(session.path, 'the checksum of a segment header does not hold', { extent: head });
+      }
       forEachSlot(session, words, base, Atomics.load(words, base + S_INDEX_WORD), (slots, i) => {
         // A segment that was merged by damage alone could begin before the cursor; what came already is not repeated.
         if (reverseBits(slots[i]!) < from) return;

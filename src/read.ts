@@ -40,6 +40,7 @@ class Large {
  */
 export function read(session: Session, hash: number, keySize: number, how: number): unknown {
   const { memory } = session;
+  let lost = -1;
   for (let looks = 0; looks < LOOKS; looks++) {
     const view = viewOf(session, hash);
     let value: unknown;
@@ -55,7 +56,13 @@ export function read(session: Session, hash: number, keySize: number, how: numbe
     memory.checkDataFaults();
     if (value instanceof Large) {
       const bytes = readLarge(session, value.reference);
-      if (bytes === undefined) continue;
+      if (bytes === undefined) {
+        // The extents of a value are given up after its record was replaced, and no version comes twice.
+        if (session.version === lost)
+          throw corrupt(session.path, 'an extent of a large value is not the one that its record lists', { size: value.reference.size });
+        lost = session.version;
+        continue;
+      }
       return how === AS_BYTES ? bytes : decodeLarge(session, value.type, bytes);
     }
     return value;

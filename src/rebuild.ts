@@ -144,6 +144,9 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
   const prefix = words[base + S_PREFIX_WORD]!;
   const index = words[base + S_INDEX_WORD]!;
   checkIndex(session, index);
+  if (segmentChecksum(words, base) !== words[base + S_CHECKSUM_WORD]) {
+    throw corrupt(session.path, 'the checksum of a segment header does not hold', { extent: head });
+  }
   const now = Date.now();
   const children = measure(session, words, base, how, depth, now);
   const doubling = how === 'split' && depth === directoryDepth(session);

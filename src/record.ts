@@ -15,12 +15,13 @@ import {
   K_SIZES_WORD,
   K_TYPE_WORD,
   KEY_SIZE_MASK,
+  LOG_LIST_COUNT,
   LOG_LIST_WORD,
   PAYLOAD_SIZE_SHIFT,
   RECORD_HEADER_WORDS,
   SEQUENCE_HIGH_SHIFT,
 } from './layout.js';
-import { extentBase, extentWords, type Memory } from './memory.js';
+import { corrupt, extentBase, extentWords, type Memory } from './memory.js';
 
 /** Extent that holds the place `ref` of the segment's log. */
 export function refExtent(headWords: Int32Array, headBase: number, ref: number): number {
@@ -103,6 +104,8 @@ export function recordAt(
   headBase: number,
   ref: number,
 ): { words: Int32Array; index: number; extent: number } {
-  const extent = refExtent(headWords, headBase, ref);
+  const ordinal = ref >>> EXTENT_UNIT_SHIFT;
+  const extent = ordinal < LOG_LIST_COUNT ? refExtent(headWords, headBase, ref) : 0;
+  if (extent < 1) throw corrupt(memory.path, 'a place does not lie in the log of its segment', { place: ref });
   return { words: extentWords(memory, extent), index: refIndex(extent, ref), extent };
 }

@@ -22,7 +22,9 @@ import {
   KIND_OWNER_SHIFT,
   LARGE_COUNT_WORD,
   LOCK_DIRECTORY_WORD,
+  LOG_LIST_COUNT,
   RECORD_HEADER_WORDS,
+  S_CHECKSUM_WORD,
   S_COUNT_WORD,
   S_DEPTH_WORD,
   S_INDEX_WORD,
@@ -41,7 +43,8 @@ import {
   X_STATE_WORD,
 } from './layout.js';
 import { acquire, markClean, release } from './lock.js';
-import { extentBase, extentWords } from './memory.js';
+import { corrupt, extentBase, extentWords } from './memory.js';
+import { segmentChecksum } from './rebuild.js';
 import {
   checksumHolds,
   fitsExtent,
@@ -66,9 +69,13 @@ export function repairSegment(session: Session, head: number): void {
   const state = words[base + X_STATE_WORD]!;
   if ((state & KIND_MASK) !== KIND_HEAD) return;
   session.repairs++;
+  const isReserved = state >>> KIND_OWNER_SHIFT !== 0;
+  if (!isReserved && segmentChecksum(words, base) !== words[base + S_CHECKSUM_WORD]) {
+    throw corrupt(session.path, 'the checksum of a segment header does not hold', { extent: head });
+  }
   if ((Atomics.load(words, base) & 1) !== 0) {
     // Reserved: a child that was never committed, which its owner's clean-up frees.
-    if (state >>> KIND_OWNER_SHIFT === 0) finishReplacement(session, head);
+    if (!isReserved) finishReplacement(session, head);
     return;
   }
   const index = Atomics.load(words, base + S_INDEX_WORD);
@@ -116,7 +123,7 @@ function rollForward(session: Session, head: number, words: Int32Array, base: nu
   const tail = words[base + S_TAIL_WORD]!;
   const ordinal = tail >>> EXTENT_UNIT_SHIFT;
   const within = tail & EXTENT_UNIT_MASK;
-  if (within < EXTENT_HEADER_UNITS || ordinal >= words[base + S_LOG_COUNT_WORD]!) return;
+  if (within < EXTENT_HEADER_UNITS || ordinal >= Math.min(words[base + S_LOG_COUNT_WORD]!, LOG_LIST_COUNT)) return;
   const extent = refExtent(words, base, tail);
   const log = extentWords(session.memory, extent);
   const start = extentBase(extent);

@@ -33,7 +33,7 @@ import {
   X_STATE_WORD,
 } from './layout.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
-import { payloadIndex, payloadSizeOf, recordAt } from './record.js';
+import { fitsExtent, payloadIndex, payloadSizeOf, recordAt } from './record.js';
 import type { Session } from './session.js';
 import { forEachSlot } from './table.js';
 
@@ -76,7 +76,9 @@ export function valueExtents(session: Session, words: Int32Array, record: number
 
 /** Retires the extents of the large value that the record at `ref` refers to. */
 export function retireValue(session: Session, words: Int32Array, base: number, ref: number): void {
-  const { words: record, index } = recordAt(session.memory, words, base, ref);
+  const { words: record, index, extent } = recordAt(session.memory, words, base, ref);
+  if (!fitsExtent(record, index, extentBase(extent)))
+    throw corrupt(session.path, 'a record is larger than its extent', { extent, place: ref });
   if ((record[index + K_TYPE_WORD]! & FLAG_LARGE) === 0) return;
   const { pairs, lists } = valueExtents(session, record, index);
   const extents: number[] = [];

@@ -34,8 +34,10 @@ import {
   K_SEQUENCE_WORD,
   K_SIZES_WORD,
   K_TYPE_WORD,
+  KIND_HEAD,
   KIND_INDEX,
   KIND_LOG,
+  KIND_MASK,
   LARGE_COUNT_WORD,
   LOG_LIST_COUNT,
   LOG_LIST_WORD,
@@ -61,6 +63,8 @@ import {
   SLOT_TOMBSTONE,
   X_BIRTH_WORD,
   X_GENERATION_WORD,
+  X_SEGMENT_WORD,
+  X_STATE_WORD,
 } from './layout.js';
 import { acquire, markClean, release, releaseDirty } from './lock.js';
 import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
@@ -126,6 +130,27 @@ export function unlockDirty(session: Session, view: View): void {
   session.held = 0;
 }
 
+/** The log extent that a tail stands in. A damaged tail or list must not lead a write into anything else. Caller holds the lock. */
+function tailExtent(session: Session, view: View, tail: number): number {
+  const { head, words, base } = view;
+  const ordinal = tail >>> EXTENT_UNIT_SHIFT;
+  const within = tail & EXTENT_UNIT_MASK;
+  if (ordinal < LOG_LIST_COUNT && within >= EXTENT_HEADER_UNITS) {
+    const extent = words[base + LOG_LIST_WORD + ordinal]!;
+    if (ordinal === 0 ? extent === head && within >= words[base + S_LOG_START_WORD]! : extent > 0 && extent !== head) {
+      const w = extentWords(session.memory, extent);
+      const x = extentBase(extent);
+      const kind = w[x + X_STATE_WORD]! & KIND_MASK;
+      if (w[x + X_SEGMENT_WORD] === head && kind === (ordinal === 0 ? KIND_HEAD : KIND_LOG)) return extent;
+    }
+  }
+  throw corrupt(session.path, "the end of a segment's log is damaged", { extent: head, tail });
+}
+
+function noFreeSlot(session: Session, head: number): Error {
+  return corrupt(session.path, 'an index is full where its header counts free slots', { extent: head });
+}
+
 /** Is there room for a record of `units` at the tail, and for one more slot? Caller holds the lock. */
 export function hasRoom(words: Int32Array, base: number, units: number): boolean {
   const within = words[base + S_TAIL_WORD]! & EXTENT_UNIT_MASK;
@@ -149,7 +174,7 @@ export function publish(
   const { memory } = session;
   const { words, base } = view;
   const tail = words[base + S_TAIL_WORD]!;
-  const extent = words[base + LOG_LIST_WORD + (tail >>> EXTENT_UNIT_SHIFT)]!;
+  const extent = tailExtent(session, view, tail);
   const log = extentWords(memory, extent);
   const start = extentBase(extent);
   const r = start + ((tail & EXTENT_UNIT_MASK) << 1);
@@ -158,6 +183,7 @@ export function publish(
 
   let oldUnits = 0;
   let oldValueExtents = 0;
+  if (!found && session.freeIndex < 0) throw noFreeSlot(session, view.head);
   if (found) {
     const old = session.recordWords;
     const o = session.recordIndex;
@@ -233,7 +259,7 @@ export function publishDeletion(session: Session, view: View, hash: number): voi
   const { memory } = session;
   const { words, base } = view;
   const tail = words[base + S_TAIL_WORD]!;
-  const extent = words[base + LOG_LIST_WORD + (tail >>> EXTENT_UNIT_SHIFT)]!;
+  const extent = tailExtent(session, view, tail);
   const log = extentWords(memory, extent);
   const start = extentBase(extent);
   const r = start + ((tail & EXTENT_UNIT_MASK) << 1);
@@ -293,6 +319,8 @@ export function makeSegmentRoom(session: Session, head: number, units: number, k
   const within = tail & EXTENT_UNIT_MASK;
   if (within !== 0 && within + units <= EXTENT_UNITS) return 0;
   const next = within === 0 ? tail >>> EXTENT_UNIT_SHIFT : (tail >>> EXTENT_UNIT_SHIFT) + 1;
+  if (next > logCount)
+    throw corrupt(session.path, "the end of a segment's log lies behind its last extent", { extent: head, tail, extents: logCount });
   if (next < logCount) {
     words[base + S_TAIL_WORD] = (next << EXTENT_UNIT_SHIFT) | EXTENT_HEADER_UNITS;
     return 0;
@@ -350,7 +378,9 @@ function growIndex(session: Session, head: number, keep: number): number {
   const words = extentWords(session.memory, head);
   const base = extentBase(head);
   const old = words[base + S_INDEX_WORD]!;
-  const count = words[base + S_COUNT_WORD]!;
+  // Counted, not taken from the header: with a damaged count the slots would not fit.
+  let count = 0;
+  forEachSlot(session, words, base, old, () => count++);
   const bits = Math.max(indexFor(count + 1) & INDEX_BITS_MASK, INDEX_EXTENT_SHIFT);
   if (bits > MAX_INDEX_BITS) {
     throw storeError(

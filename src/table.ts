@@ -158,13 +158,18 @@ export function insertUnshared(session: Session, headWords: Int32Array, headBase
   let slot = tag >>> (32 - bits);
   if ((index & INDEX_INLINE_BIT) !== 0) {
     const start = headBase + INLINE_INDEX_WORD;
-    while (headWords[start + 2 * slot + 1] !== SLOT_EMPTY) slot = (slot + 1) & (INLINE_SLOTS - 1);
-    headWords[start + 2 * slot] = tag;
-    headWords[start + 2 * slot + 1] = ref;
-    return;
+    for (let left = INLINE_SLOTS; left > 0; left--) {
+      if (headWords[start + 2 * slot + 1] === SLOT_EMPTY) {
+        headWords[start + 2 * slot] = tag;
+        headWords[start + 2 * slot + 1] = ref;
+        return;
+      }
+      slot = (slot + 1) & (INLINE_SLOTS - 1);
+    }
+    throw corrupt(session.path, 'an index has no room for what was counted', { index });
   }
   const list = headBase + indexListWord(index);
-  for (;;) {
+  for (let turns = indexExtentCount(index) + 1; turns > 0; turns--) {
     const extent = headWords[list + (slot >>> INDEX_EXTENT_SHIFT)]!;
     const words = extentWords(session.memory, extent);
     const within = slot & INDEX_EXTENT_MASK;
@@ -179,6 +184,7 @@ export function insertUnshared(session: Session, headWords: Int32Array, headBase
     }
     slot = ((slot | INDEX_EXTENT_MASK) + 1) & ((1 << bits) - 1);
   }
+  throw corrupt(session.path, 'an index has no room for what was counted', { index });
 }
 
 /** Calls visit(words, i) for each slot that holds a record; i is the index of its tag. */
