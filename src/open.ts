@@ -271,6 +271,10 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
     if (!claimOwner(session)) throw noOwnerSlot(path);
     if (failpoint !== null) failpoint('open.claimed');
     if (!inUse) {
+      // The same boot and file, and a control file that tells who held what: cleanDead() below is enough. Else the header
+      // stays as it is until recovery is done: if this one is killed or refuses, the next open must recover again.
+      if (!wasClean && !(opened.isSameFile && control.isKept)) recoverStore(session, opened.isSameFile);
+      if (failpoint !== null) failpoint('open.recovered');
       header.controlId = control.id;
       header.clean = false;
       header.sequence = (header.sequence + 1) | 0;
@@ -278,10 +282,7 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
       writeHeader(fd, header);
       if (failpoint !== null) failpoint('open.marked');
       native.syncData(fd);
-      // The same boot and file, and a control file that tells who held what: cleanDead() below is enough.
-      if (!wasClean && !(opened.isSameFile && control.isKept)) recoverStore(session, opened.isSameFile);
     }
-    if (failpoint !== null) failpoint('open.recovered');
     native.tryLock(fd, USE_LOCK_BYTE, 1, false);
     if (failpoint !== null) failpoint('open.used');
     sessionsOfThread.add(session);
