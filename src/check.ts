@@ -120,8 +120,7 @@ export function checkStore(session: Session): CheckReport {
 /** The check in steps of one segment; yields the share done, 0 to 1. */
 export function* checkSteps(session: Session): Generator<number, CheckReport> {
   const report = new Report();
-  /** 1 for extents that a segment, a value or the directory refers to. */
-  const referred = new Set<number>();
+  const referred: References = new Map();
   try {
     const count = directoryCount(session);
     checkDirectory(session, report, referred);
@@ -154,12 +153,26 @@ function addFailure(report: Report, code: ProblemCode, error: unknown, place: Om
   report.add(code, (error as Error).message, place);
 }
 
-function checkDirectory(session: Session, report: Report, referred: Set<number>): void {
+/**
+ * Extents that a segment, a value or the directory refers to, with their births: while others write, an extent may be
+ * given up by one thing after that was looked at, and be another's, born anew, when that one's turn comes.
+ */
+type References = Map<number, number>;
+
+/** False: something else that was seen refers to the same extent. */
+function refer(session: Session, referred: References, extent: number): boolean {
+  const birth = extentWords(session.memory, extent)[extentBase(extent) + X_BIRTH_WORD]!;
+  if (referred.get(extent) === birth) return false;
+  referred.set(extent, birth);
+  return true;
+}
+
+function checkDirectory(session: Session, report: Report, referred: References): void {
   const root = session.memory.words[0]!;
   const count = 2 ** directoryDepth(session);
   for (let n = 1; n < count / DIRECTORY_EXTENT_ENTRIES; n++) {
     const extent = root[DIRECTORY_LIST_WORD + n]!;
-    referred.add(extent);
+    refer(session, referred, extent);
     const state = extentWords(session.memory, extent)[extentBase(extent) + X_STATE_WORD]!;
     if ((state & KIND_MASK) !== KIND_DIRECTORY)
       report.add('DIRECTORY', `directory extent ${n} (of ${count >>> DIRECTORY_EXTENT_SHIFT}) has kind ${state & KIND_MASK}`, { extent });
@@ -167,7 +180,7 @@ function checkDirectory(session: Session, report: Report, referred: Set<number>)
 }
 
 /** Looks at the segment for `hash` under its lock, or until it kept still. */
-function checkOneSegment(session: Session, hash: number, report: Report, referred: Set<number>): void {
+function checkOneSegment(session: Session, hash: number, report: Report, referred: References): void {
   for (let looks = 0; ; looks++) {
     const head = locate(session, hash);
     const words = extentWords(session.memory, head);
@@ -190,23 +203,23 @@ function checkOneSegment(session: Session, hash: number, report: Report, referre
     const trial = new Report();
     const generation = session.generation;
     const sequence = Atomics.load(words, base + S_SEQUENCE_LOW_WORD);
-    const found = new Set<number>();
+    const found: References = new Map();
     checkSegment(session, head, trial, found);
     const isStill = Atomics.load(words, base) === generation && Atomics.load(words, base + S_SEQUENCE_LOW_WORD) === sequence;
     if (!isStill && looks < LOOKS && !trial.ok) continue;
     for (const problem of trial.problems) report.add(problem.code, problem.message, problem);
     report.entries += trial.entries;
-    for (const extent of found) referred.add(extent);
+    for (const [extent, birth] of found) referred.set(extent, birth);
     return;
   }
 }
 
-function checkSegment(session: Session, head: number, report: Report, referred: Set<number>): void {
+function checkSegment(session: Session, head: number, report: Report, referred: References): void {
   const { memory } = session;
   const words = extentWords(memory, head);
   const base = extentBase(head);
   const at = (what: string, code: ProblemCode = 'SEGMENT') => report.add(code, what, { extent: head, address: head * 65536 });
-  referred.add(head);
+  refer(session, referred, head);
   const index = words[base + S_INDEX_WORD]!;
   const logCount = words[base + S_LOG_COUNT_WORD]!;
   const tail = words[base + S_TAIL_WORD]!;
@@ -280,11 +293,10 @@ function checkSegment(session: Session, head: number, report: Report, referred: 
   }
 }
 
-function checkPart(session: Session, extent: number, kind: number, head: number, report: Report, referred: Set<number>): void {
+function checkPart(session: Session, extent: number, kind: number, head: number, report: Report, referred: References): void {
   const words = extentWords(session.memory, extent);
   const base = extentBase(extent);
-  if (referred.has(extent)) report.add('SEGMENT', 'two things refer to the same extent', { extent });
-  referred.add(extent);
+  if (!refer(session, referred, extent)) report.add('SEGMENT', 'two things refer to the same extent', { extent });
   const state = words[base + X_STATE_WORD]!;
   if ((state & KIND_MASK) !== kind || words[base + X_SEGMENT_WORD] !== head) {
     report.add(
@@ -301,7 +313,7 @@ function checkValue(
   record: number,
   extent: number,
   report: Report,
-  referred: Set<number>,
+  referred: References,
   place: Omit<Problem, 'code' | 'message'>,
 ): number {
   try {
@@ -313,8 +325,7 @@ function checkValue(
       for (let i = 0; i < source.length; i += 2) {
         const words = extentWords(session.memory, source[i]!);
         const base = extentBase(source[i]!);
-        if (referred.has(source[i]!)) report.add('VALUE', `two things refer to extent ${source[i]}`, place);
-        referred.add(source[i]!);
+        if (!refer(session, referred, source[i]!)) report.add('VALUE', `two things refer to extent ${source[i]}`, place);
         const isRight = (words[base + X_STATE_WORD]! & KIND_MASK) === kind && words[base + X_GENERATION_WORD] === source[i + 1];
         if (!isRight) report.add('VALUE', `extent ${source[i]} is not what the record says`, place);
       }
@@ -329,7 +340,7 @@ function checkValue(
 }
 
 /** Every extent is free, quarantined, reserved by somebody alive, or referred to. */
-function checkExtents(session: Session, report: Report, referred: Set<number>): void {
+function checkExtents(session: Session, report: Report, referred: References): void {
   const { memory } = session;
   const root = memory.words[0]!;
   const suspects: number[] = [];
@@ -395,7 +406,7 @@ function isLeaked(session: Session, extent: number): boolean {
       : locate(session, words[base + S_PREFIX_WORD]!) !== extent;
   }
   const recheck = new Report();
-  const referred = new Set<number>();
+  const referred: References = new Map();
   const owner = words[base + X_SEGMENT_WORD]!;
   if (kind === KIND_VALUE || kind === KIND_VALUE_LIST) {
     checkOneSegment(session, owner, recheck, referred);
