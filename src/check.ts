@@ -6,7 +6,7 @@
  */
 import { directoryCount, directoryDepth, directoryEntry, locate } from './directory.js';
 import { StoreError } from './errors.js';
-import { listLength } from './extents.js';
+import { listLength, withAllocator } from './extents.js';
 import { readLarge, readReference } from './large.js';
 import {
   DIRECTORY_EXTENT_ENTRIES,
@@ -29,9 +29,9 @@ import {
   KIND_QUARANTINED,
   KIND_VALUE,
   KIND_VALUE_LIST,
-  LOCK_ALLOCATOR_WORD,
   LOG_LIST_COUNT,
   LOG_LIST_WORD,
+  MAX_DEPTH,
   R_EXTENT_COUNT_WORD,
   R_FREE_COUNT_WORD,
   R_FREE_HEAD_WORD,
@@ -50,6 +50,7 @@ import {
   S_TAIL_WORD,
   S_USED_WORD,
   S_VALUE_EXTENTS_WORD,
+  X_BIRTH_WORD,
   X_GENERATION_WORD,
   X_NEXT_WORD,
   X_SEGMENT_WORD,
@@ -60,53 +61,15 @@ import { extentBase, extentBytes, extentWords, lockIndex, lockWords } from './me
 import { segmentChecksum } from './rebuild.js';
 import { keyIndex, keySizeOf, recordWordsAt, refExtent, refIndex, sequenceOf, unitsOf } from './record.js';
 import { repairSegment } from './repair.js';
+import { addFailure, type CheckReport, type Problem, type ProblemCode, type References, Report, refer } from './report.js';
 import { valueExtents } from './retire.js';
 import type { Session } from './session.js';
 import { checkIndex, countUsed, find, forEachSlot, indexExtentCount, indexListWord } from './table.js';
 import { makeView } from './view.js';
 import { walkLog } from './walk.js';
 
-/** What can be wrong. */
-export type ProblemCode = 'DIRECTORY' | 'SEGMENT' | 'INDEX' | 'LOG' | 'RECORD' | 'VALUE' | 'COUNT' | 'FREE_LIST' | 'LEAK' | 'UNREADABLE';
-
-export interface Problem {
-  code: ProblemCode;
-  message: string;
-  /** The key it concerns, as text. */
-  key?: string;
-  /** Head extent of the segment, or the extent itself. */
-  extent?: number;
-  /** Byte in the data file. */
-  address?: number;
-}
-
-export interface CheckReport {
-  ok: boolean;
-  /** Entries that were found in order. */
-  entries: number;
-  segments: number;
-  problems: Problem[];
-  /** Problems beyond the first 1,000, which are counted only. */
-  omitted: number;
-}
-
-const MOST_PROBLEMS = 1000;
 /** Looks at a segment that changes all the time, for a read-only open. */
 const LOOKS = 50;
-
-class Report implements CheckReport {
-  entries = 0;
-  segments = 0;
-  problems: Problem[] = [];
-  omitted = 0;
-  get ok(): boolean {
-    return this.problems.length === 0;
-  }
-  add(code: ProblemCode, message: string, place: Omit<Problem, 'code' | 'message'> = {}): void {
-    if (this.problems.length < MOST_PROBLEMS) this.problems.push({ code, message, ...place });
-    else this.omitted++;
-  }
-}
 
 /** The whole check at once. */
 export function checkStore(session: Session): CheckReport {
@@ -122,13 +85,15 @@ export function* checkSteps(session: Session): Generator<number, CheckReport> {
   const report = new Report();
   const referred: References = new Map();
   try {
-    const count = directoryCount(session);
+    /** Depth of each segment that was looked at, by its prefix. */
+    const seen = new Map<number, number>();
     checkDirectory(session, report, referred);
-    for (let i = 0; i < count; i++) {
+    // The directory may double meanwhile, and a segment split: its second half is met again, further on.
+    for (let i = 0; i < directoryCount(session); i++) {
       let head: number;
       try {
         head = locate(session, i);
-        if (extentWords(session.memory, head)[extentBase(head) + S_PREFIX_WORD] !== i) continue;
+        if (extentWords(session.memory, head)[extentBase(head) + S_PREFIX_WORD] !== i || wasSeen(seen, i)) continue;
       } catch (error) {
         addFailure(report, 'DIRECTORY', error, { extent: directoryEntry(session, i) });
         // Each failure is looked at a thousand times: a directory of nothing else would take minutes.
@@ -136,8 +101,8 @@ export function* checkSteps(session: Session): Generator<number, CheckReport> {
         continue;
       }
       report.segments++;
-      checkOneSegment(session, i, report, referred);
-      yield i / count;
+      seen.set(i, checkOneSegment(session, i, report, referred));
+      yield i / directoryCount(session);
     }
     checkExtents(session, report, referred);
   } catch (error) {
@@ -148,23 +113,12 @@ export function* checkSteps(session: Session): Generator<number, CheckReport> {
   return { ok: report.ok, entries: report.entries, segments: report.segments, problems: report.problems, omitted: report.omitted };
 }
 
-function addFailure(report: Report, code: ProblemCode, error: unknown, place: Omit<Problem, 'code' | 'message'>): void {
-  if (error instanceof StoreError && error.code !== 'ERR_STORE_CORRUPT') throw error;
-  report.add(code, (error as Error).message, place);
-}
-
-/**
- * Extents that a segment, a value or the directory refers to, with their births: while others write, an extent may be
- * given up by one thing after that was looked at, and be another's, born anew, when that one's turn comes.
- */
-type References = Map<number, number>;
-
-/** False: something else that was seen refers to the same extent. */
-function refer(session: Session, referred: References, extent: number): boolean {
-  const birth = extentWords(session.memory, extent)[extentBase(extent) + X_BIRTH_WORD]!;
-  if (referred.get(extent) === birth) return false;
-  referred.set(extent, birth);
-  return true;
+/** Was the segment that held the hashes of this prefix looked at when it was not split yet? */
+function wasSeen(seen: Map<number, number>, prefix: number): boolean {
+  for (let depth = 0; depth <= MAX_DEPTH; depth++) {
+    if (seen.get(prefix & ((1 << depth) - 1)) === depth) return true;
+  }
+  return false;
 }
 
 function checkDirectory(session: Session, report: Report, referred: References): void {
@@ -179,8 +133,8 @@ function checkDirectory(session: Session, report: Report, referred: References):
   }
 }
 
-/** Looks at the segment for `hash` under its lock, or until it kept still. */
-function checkOneSegment(session: Session, hash: number, report: Report, referred: References): void {
+/** Looks at the segment for `hash` under its lock, or until it kept still. Returns its depth. */
+function checkOneSegment(session: Session, hash: number, report: Report, referred: References): number {
   for (let looks = 0; ; looks++) {
     const head = locate(session, hash);
     const words = extentWords(session.memory, head);
@@ -193,9 +147,9 @@ function checkOneSegment(session: Session, hash: number, report: Report, referre
         markClean(locks, lock);
       }
       try {
-        if ((Atomics.load(words, base + X_GENERATION_WORD) & 1) !== 0) continue;
+        if ((Atomics.load(words, base + X_GENERATION_WORD) & 1) !== 0 || !isFor(words, base, hash)) continue;
         checkSegment(session, head, report, referred);
-        return;
+        return words[base + S_DEPTH_WORD]!;
       } finally {
         release(locks, lock);
       }
@@ -210,8 +164,13 @@ function checkOneSegment(session: Session, hash: number, report: Report, referre
     for (const problem of trial.problems) report.add(problem.code, problem.message, problem);
     report.entries += trial.entries;
     for (const [extent, birth] of found) referred.set(extent, birth);
-    return;
+    return words[base + S_DEPTH_WORD]!;
   }
+}
+
+/** Not another one's head by now. */
+function isFor(words: Int32Array, base: number, hash: number): boolean {
+  return (hash & ((1 << words[base + S_DEPTH_WORD]!) - 1)) === words[base + S_PREFIX_WORD];
 }
 
 function checkSegment(session: Session, head: number, report: Report, referred: References): void {
@@ -343,9 +302,9 @@ function checkValue(
 function checkExtents(session: Session, report: Report, referred: References): void {
   const { memory } = session;
   const root = memory.words[0]!;
-  const suspects: number[] = [];
+  const suspects = new Map<number, number>();
   const look = (): void => {
-    suspects.length = 0;
+    suspects.clear();
     const bound = root[R_EXTENT_COUNT_WORD]!;
     const listed = new Set<number>();
     const lists = [
@@ -360,12 +319,13 @@ function checkExtents(session: Session, report: Report, referred: References): v
     }
     const fresh = root[R_FRESH_WORD]!;
     for (let extent = 1; extent < fresh; extent++) {
-      const state = extentWords(memory, extent)[extentBase(extent) + X_STATE_WORD]!;
+      const words = extentWords(memory, extent);
+      const state = words[extentBase(extent) + X_STATE_WORD]!;
       const kind = state & KIND_MASK;
       if (kind === KIND_FRESH || kind > KIND_DIRECTORY) report.add('FREE_LIST', `an extent has state ${state}`, { extent });
       else if (kind === KIND_FREE || kind === KIND_QUARANTINED) {
         if (!listed.has(extent)) report.add('LEAK', `an extent of kind ${kind} is on no list`, { extent });
-      } else if (state >>> KIND_OWNER_SHIFT === 0 && !referred.has(extent)) suspects.push(extent);
+      } else if (state >>> KIND_OWNER_SHIFT === 0 && !referred.has(extent)) suspects.set(extent, words[extentBase(extent) + X_BIRTH_WORD]!);
     }
   };
   if (session.readOnly) {
@@ -382,43 +342,37 @@ function checkExtents(session: Session, report: Report, referred: References): v
       report.problems.length = known;
     }
   } else {
-    // Repair here is the allocator's own business: a dirty lock is left to the next writer.
-    const dirty = acquire(session, memory.fixed, LOCK_ALLOCATOR_WORD, 'allocator');
-    try {
-      if (!dirty) look();
-    } finally {
-      release(memory.fixed, LOCK_ALLOCATOR_WORD);
-    }
+    withAllocator(session, look);
   }
-  for (const extent of suspects)
-    if (isLeaked(session, extent)) report.add('LEAK', 'nothing refers to an extent that is in use', { extent });
+  for (const [extent, birth] of suspects)
+    if (isLeaked(session, extent, birth)) report.add('LEAK', 'nothing refers to an extent that is in use', { extent });
 }
 
-/** Nothing referred to it when the segments were looked at. Has it become somebody's since then? */
-function isLeaked(session: Session, extent: number): boolean {
+/**
+ * Nothing referred to it when the segments were looked at. Is that still so? It may have been given up since, and may be
+ * somebody's again: then it was born anew. The order matters: who gives extents up holds the segment's lock until each
+ * of them says so itself.
+ */
+function isLeaked(session: Session, extent: number, birth: number): boolean {
   const words = extentWords(session.memory, extent);
   const base = extentBase(extent);
-  const kind = words[base + X_STATE_WORD]!;
-  if (kind === KIND_HEAD) {
-    const isReplaced = (Atomics.load(words, base + X_GENERATION_WORD) & 1) !== 0;
-    return isReplaced
-      ? words[base + X_STATE_WORD] === KIND_HEAD && !isBusy(session, extent)
-      : locate(session, words[base + S_PREFIX_WORD]!) !== extent;
-  }
+  const state = Atomics.load(words, base + X_STATE_WORD);
+  const owner = state === KIND_HEAD ? extent : words[base + X_SEGMENT_WORD]!;
+  const isStill = () => Atomics.load(words, base + X_STATE_WORD) === state && words[base + X_BIRTH_WORD] === birth;
+  if (state <= KIND_QUARANTINED || state > KIND_DIRECTORY || !isStill()) return false;
+  const isPart = state === KIND_HEAD || state === KIND_LOG || state === KIND_INDEX;
+  if (isPart && isBusy(session, owner)) return false;
   const recheck = new Report();
   const referred: References = new Map();
-  const owner = words[base + X_SEGMENT_WORD]!;
-  if (kind === KIND_VALUE || kind === KIND_VALUE_LIST) {
-    checkOneSegment(session, owner, recheck, referred);
-  } else if (kind === KIND_LOG || kind === KIND_INDEX) {
-    if (isBusy(session, owner)) return false;
-    const head = extentWords(session.memory, owner);
-    if ((head[extentBase(owner) + X_STATE_WORD]! & KIND_MASK) === KIND_HEAD)
-      checkOneSegment(session, head[extentBase(owner) + S_PREFIX_WORD]!, recheck, referred);
-  } else if (kind === KIND_DIRECTORY) {
-    checkDirectory(session, recheck, referred);
-  }
-  return !referred.has(extent) && words[base + X_STATE_WORD] === kind;
+  if (state === KIND_DIRECTORY) checkDirectory(session, recheck, referred);
+  else if (!isPart) checkOneSegment(session, owner, recheck, referred);
+  else if (stateIsHead(session, owner))
+    checkOneSegment(session, extentWords(session.memory, owner)[extentBase(owner) + S_PREFIX_WORD]!, recheck, referred);
+  return !referred.has(extent) && !(isPart && isBusy(session, owner)) && isStill();
+}
+
+function stateIsHead(session: Session, extent: number): boolean {
+  return (extentWords(session.memory, extent)[extentBase(extent) + X_STATE_WORD]! & KIND_MASK) === KIND_HEAD;
 }
 
 /** Somebody works on the segment: it may be in the middle of being replaced. */

@@ -161,8 +161,12 @@ function cleanOwner(session: Session, owner: number): void {
   if (failpoint !== null) failpoint('cleanup.done');
 }
 
+function reservedBy(session: Session, extent: number): number {
+  return extentWords(session.memory, extent)[extentBase(extent) + X_STATE_WORD]! >>> KIND_OWNER_SHIFT;
+}
+
 function decide(session: Session, extent: number, isReferredTo: boolean): void {
-  if (isReferredTo) attachExtent(session, extent);
+  if (isReferredTo) attachExtent(session, extent, reservedBy(session, extent));
   else unreserveExtents(session, [extent]);
 }
 
@@ -231,7 +235,7 @@ function resolveValues(session: Session, hash: number, extents: number[]): void 
         }
       }
     });
-    for (const extent of extents) if (listed.has(extent)) attachExtent(session, extent);
+    for (const extent of extents) if (listed.has(extent)) attachExtent(session, extent, reservedBy(session, extent));
     unreserveExtents(
       session,
       extents.filter((extent) => !listed.has(extent)),

@@ -69,7 +69,8 @@ function root(session: Session): Int32Array {
   return session.memory.words[0]!;
 }
 
-function withAllocator<T>(session: Session, work: (r: Int32Array) => T): T {
+/** Does something under the allocator's lock, putting in order first what a dead holder left. */
+export function withAllocator<T>(session: Session, work: (r: Int32Array) => T): T {
   const { fixed } = session.memory;
   const dirty = acquire(session, fixed, LOCK_ALLOCATOR_WORD, 'allocator');
   let done = false;
@@ -169,11 +170,15 @@ export function describeExtent(session: Session, extent: number, kind: number, s
   Atomics.store(w, x + X_STATE_WORD, kind | (session.owner << KIND_OWNER_SHIFT));
 }
 
-/** The extent is referred to from now on: it is no longer its owner's. */
-export function attachExtent(session: Session, extent: number): void {
+/**
+ * The extent is referred to from now on: it is no longer its owner's. What refers to it may be seen before this is done,
+ * and be replaced by somebody else: then the extent has been retired, or is even another owner's, and is left alone.
+ */
+export function attachExtent(session: Session, extent: number, owner = session.owner): void {
   const w = extentWords(session.memory, extent);
   const i = extentBase(extent) + X_STATE_WORD;
-  Atomics.store(w, i, w[i]! & KIND_MASK);
+  const state = Atomics.load(w, i);
+  if (state >>> KIND_OWNER_SHIFT === owner) Atomics.compareExchange(w, i, state, state & KIND_MASK);
 }
 
 /** Gives back extents that were reserved and never referred to. */

@@ -1,5 +1,5 @@
 /** The Store class: arguments are checked here, in a fixed order (open, writable, value, key, options), then handed on. */
-import { type CheckReport, checkSteps } from './check.js';
+import { checkSteps } from './check.js';
 import { settle } from './cleanup.js';
 import { encoded, encodeKey, encodeValue, keyWords, releaseValue } from './codec.js';
 import { forEachSegment } from './directory.js';
@@ -12,6 +12,7 @@ import { closeSession, openSession } from './open.js';
 import { checkTTL, normalizeOptions, type StoreOptions } from './options.js';
 import { AS_BYTES, AS_PRESENCE, AS_VALUE, read } from './read.js';
 import { replaceSegment } from './rebuild.js';
+import type { CheckReport } from './report.js';
 import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
 import { collectStats, countEntries, type StoreStats } from './stats.js';
