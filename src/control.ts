@@ -3,7 +3,6 @@
  * belongs to the data file by store id, device, inode and boot, and to this run by an id that the header repeats. When
  * nobody has the store open it may be deleted: the next open makes a new one.
  */
-import { randomBytes } from 'node:crypto';
 import { fromSystemError, storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { checksumWords } from './hash.js';
@@ -26,6 +25,7 @@ import {
   CONTROL_VERSION,
 } from './layout.js';
 import { native, OpenFlag } from './native.js';
+import { randomId } from './random.js';
 
 export function controlPath(path: string): string {
   return `${path}.lock`;
@@ -92,7 +92,7 @@ export function openControl(path: string, header: Header, extents: number, mode:
         'close the store in every process that has it open, then open it again',
       );
     }
-    const id = randomBytes(16).toString('hex');
+    const id = randomId();
     if (failpoint !== null) failpoint('control.opened');
     native.truncate(fd, 0);
     native.allocate(fd, 0, sizeFor(extents));

@@ -6,7 +6,6 @@
  *   who joins           the header and the control file are in use: nothing about them is changed
  *   who closes last     cleans up after the dead, syncs, and sets the clean mark
  */
-import { randomBytes } from 'node:crypto';
 import { dirname } from 'node:path';
 import { cleanDead, settle } from './cleanup.js';
 import { openControl } from './control.js';
@@ -38,6 +37,7 @@ import { corrupt, extentBase, extentWords, Memory, truncated } from './memory.js
 import { type FileInfo, native, OpenFlag } from './native.js';
 import type { NormalizedOptions } from './options.js';
 import { claimOwner, noOwnerSlot, releaseOwner } from './owners.js';
+import { randomId, randomWord } from './random.js';
 import { initSegment } from './rebuild.js';
 import { recoverStore } from './recovery.js';
 import { Session } from './session.js';
@@ -113,8 +113,8 @@ function writeNewStore(path: string, fd: number, info: FileInfo, options: Normal
   native.allocate(fd, 0, extentCount * EXTENT_SIZE);
   const header: Header = {
     sequence: 0,
-    storeId: randomBytes(16).toString('hex'),
-    hashSeed: randomBytes(4).readInt32LE(),
+    storeId: randomId(),
+    hashSeed: randomWord(),
     segmentSize: options.segmentSize,
     evicts: options.eviction === 'auto',
     clean: true,
