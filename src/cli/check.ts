@@ -1,0 +1,82 @@
+/**
+ * mmapkv check: verifies a store.
+ *
+ * It reads without a lock. In a store that others write to, a segment that never keeps still can look wrong; so problems found
+ * in a store in use are looked at again under its locks. A store too damaged to be opened is a problem found, too.
+ */
+
+import { StoreError } from '../errors.js';
+import type { CheckReport } from '../report.js';
+import { open, type Store } from '../store.js';
+import { type Command, Exit, storeWord } from './command.js';
+import { isTerminal, writeError, writeOut } from './output.js';
+import { openToRead } from './stores.js';
+
+export const check: Command = {
+  name: 'check',
+  about: 'verify everything',
+  details: 'Changes nothing. Exit code 4: something is wrong. --json prints one line: ok, entries, segments, problems, omitted.',
+  words: [storeWord],
+  options: [['--json', 'as one line of JSON']],
+  async run([path], options) {
+    const onProgress = (await isTerminal(2)) ? showProgress : undefined;
+    let report: CheckReport;
+    try {
+      report = await checkPath(path!, onProgress);
+    } catch (error) {
+      if (!isDamage(error)) throw error;
+      report = { ok: false, entries: 0, segments: 0, problems: [], omitted: 0 };
+      if (options['json'] === true)
+        writeOut(`${JSON.stringify({ ...report, problems: [{ code: error.code, message: error.message }] })}\n`);
+      writeError(`mmapkv: ${error.code}: ${error.message}\n`);
+      return Exit.problems;
+    } finally {
+      if (onProgress !== undefined) writeError('\r\x1b[K');
+    }
+    writeOut(options['json'] === true ? `${JSON.stringify(report)}\n` : describe(report));
+    return report.ok ? Exit.done : Exit.problems;
+  },
+};
+
+async function checkPath(path: string, onProgress: ((share: number) => void) | undefined): Promise<CheckReport> {
+  const first = openToRead(path);
+  let report: CheckReport;
+  let inUse: boolean;
+  try {
+    report = await first.check({ onProgress });
+    inUse = !report.ok && first.readOnly && first.stats().owners.length > 0;
+  } finally {
+    first.close();
+  }
+  if (!inUse) return report;
+  let second: Store;
+  try {
+    second = open(path, { create: false });
+  } catch {
+    return report;
+  }
+  try {
+    return await second.check({ onProgress });
+  } finally {
+    second.close();
+  }
+}
+
+function isDamage(error: unknown): error is StoreError {
+  return error instanceof StoreError && (error.code === 'ERR_STORE_CORRUPT' || error.code === 'ERR_STORE_TRUNCATED');
+}
+
+function showProgress(share: number): void {
+  const width = 40;
+  writeError(`\rchecking [${'#'.repeat(Math.floor(share * width)).padEnd(width)}] ${Math.floor(share * 100)} %`);
+}
+
+function describe(report: CheckReport): string {
+  const what = `${report.entries} entries in ${report.segments} segments`;
+  if (report.ok) return `ok: ${what}\n`;
+  const lines = report.problems.map(({ code, message, ...place }) => {
+    const where = Object.entries(place).map(([name, value]) => `${name}=${JSON.stringify(value)}`);
+    return `${code}: ${message}${where.length === 0 ? '' : ` (${where.join(', ')})`}\n`;
+  });
+  return `${lines.join('')}${report.problems.length + report.omitted} problems; ${what} are in order\n`;
+}
