@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { expect, onTestFinished, test } from 'vitest';
 import { type Mapping, native, Wait } from '../dist/native.js';
-import { freshPath, moduleUrl, openNew, run, start, thrownBy, until } from './support/native-harness.js';
+import { freshPath, moduleUrl, openNew, run, start, thrownBy, until, untilThreadIsIn } from './support/native-harness.js';
 
 const page = native.pageSize;
 const hour = 3_600_000;
@@ -194,6 +194,7 @@ test.each(['native.futexWait', 'native.futexWaitAsync'])('a worker can be termin
     ),
   );
   await once(worker, 'message');
+  await untilThreadIsIn('futex', '0x9'); // FUTEX_WAIT_BITSET between processes: only the addon calls that
   await worker.terminate();
 });
 
@@ -206,6 +207,7 @@ test('a worker can be terminated in the middle of a sleep', async () => {
     ),
   );
   await once(worker, 'message');
+  await untilThreadIsIn('clock_nanosleep');
   await worker.terminate();
 });
 

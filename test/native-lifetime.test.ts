@@ -1,3 +1,4 @@
+import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import { freshFolder, freshPath, moduleUrl, run } from './support/native-harness.js';
 
@@ -91,6 +92,24 @@ test('a faults word is not counted in by the next mapping while someone can stil
     }
     say([new Int32Array(faults)[0], new Int32Array(old.faults)[0]]);`;
   expect(await run(code, { constants: { path: freshPath() }, ...collecting })).toEqual([[0, 0]]);
+});
+
+test("two copies of the addon in one process guard their own mappings, and know nothing of each other's", async () => {
+  const code = `${helpers}
+    import { createRequire } from 'node:module';
+    fs.copyFileSync(addon, folder + '/copy.node');
+    const copy = createRequire(import.meta.url)(folder + '/copy.node');
+    const path = folder + '/file';
+    const one = native.map(create(path), 0, 16 * page, true);
+    const fd = copy.openFile(path, 1, 0);
+    const two = copy.map(fd, 0, 16 * page, true);
+    say([thrownBy(() => native.unmap(two)), thrownBy(() => copy.unmap(one)), thrownBy(() => native.populate(two.buffer, 0, page))]);
+    say([thrownBy(() => native.closeFile(fd)).code]);
+    copy.truncate(fd, 0);
+    for (const mapping of [one, two]) say([new Uint8Array(mapping.buffer)[page], new Int32Array(mapping.faults)[0]]);`;
+  const constants = { folder: freshFolder(), addon: fileURLToPath(new URL('../build/Release/mmapkv.node', import.meta.url)) };
+  const wrong = { name: 'TypeError' };
+  expect(await run(code, { constants })).toEqual([[wrong, wrong, wrong], ['EBADF'], [0, 1], [0, 1]]);
 });
 
 test('postMessage and structuredClone do not take a mapped buffer away', async () => {

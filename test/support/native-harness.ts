@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -126,4 +126,24 @@ export function thrownBy(call: () => unknown): NodeJS.ErrnoException {
 /** Looks again until `condition` holds; the test's own timeout is the bound. */
 export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
   while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 1));
+}
+
+const callNumbers: Record<string, { x64: number; arm64: number }> = {
+  futex: { x64: 202, arm64: 98 },
+  clock_nanosleep: { x64: 230, arm64: 115 },
+};
+
+/** Comes back when a thread of this process is inside the system call, with the second argument if one is given. */
+export function untilThreadIsIn(call: 'futex' | 'clock_nanosleep', second = '0x\\w+'): Promise<void> {
+  const pattern = new RegExp(`^${callNumbers[call]![process.arch as 'x64' | 'arm64']} 0x\\w+ ${second} `);
+  return until(() =>
+    readdirSync('/proc/self/task').some((thread) => {
+      try {
+        return pattern.test(readFileSync(`/proc/self/task/${thread}/syscall`, 'utf8'));
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === 'ESRCH' || (error as NodeJS.ErrnoException).code === 'ENOENT') return false; // it has ended
+        throw error;
+      }
+    }),
+  );
 }
