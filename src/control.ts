@@ -105,3 +105,23 @@ export function openControl(path: string, header: Header, extents: number, mode:
     throw fromSystemError(error, path, `opening the control file ${name}`);
   }
 }
+
+/**
+ * Calls `look` with the beginning of the control file, up to the entries, and a descriptor to read it; undefined when
+ * there is none for this run of the store, or no right to read it. For those who have the store open read-only.
+ */
+export function lookAtControl<T>(path: string, controlId: string, look: (words: Int32Array, fd: number) => T): T | undefined {
+  let fd: number;
+  try {
+    fd = native.openFile(controlPath(path), 0, 0);
+  } catch {
+    return undefined;
+  }
+  try {
+    const words = new Int32Array(CONTROL_ENTRIES_OFFSET / 4);
+    native.readFile(fd, new Uint8Array(words.buffer), 0);
+    return getId(words, C_CONTROL_ID_WORD) === controlId ? look(words, fd) : undefined;
+  } finally {
+    native.closeFile(fd);
+  }
+}

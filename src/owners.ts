@@ -140,14 +140,22 @@ export interface OwnerFacts {
 
 /** The owners that are alive now. */
 export function listOwners(session: Session): OwnerFacts[] {
+  return ownersIn(session.memory.fixed, (owner) => isAlive(session, owner));
+}
+
+/** The owners as somebody sees them who only reads the control file: `words` is its beginning, `fd` open for reading. */
+export function listOwnersFromOutside(words: Int32Array, fd: number): OwnerFacts[] {
+  return ownersIn(words, (owner) => native.isLocked(fd, OWNER_LOCK_BYTE + (owner & OWNER_SLOT_MASK), 1, true));
+}
+
+function ownersIn(words: Int32Array, isThere: (owner: number) => boolean): OwnerFacts[] {
   const owners: OwnerFacts[] = [];
-  const { fixed } = session.memory;
   for (let slot = 1; slot <= OWNER_COUNT; slot++) {
     const word = slotWord(slot);
-    const state = Atomics.load(fixed, word + O_STATE_WORD);
-    if ((state & 1) === 0 || !isAlive(session, ownerOf(slot, state >>> 1))) continue;
-    const since = (fixed[word + O_SINCE_WORD]! >>> 0) + fixed[word + O_SINCE_WORD + 1]! * 2 ** 32;
-    owners.push({ slot, pid: fixed[word + O_PID_WORD]!, threadId: fixed[word + O_THREAD_WORD]!, since });
+    const state = Atomics.load(words, word + O_STATE_WORD);
+    if ((state & 1) === 0 || !isThere(ownerOf(slot, state >>> 1))) continue;
+    const since = (words[word + O_SINCE_WORD]! >>> 0) + words[word + O_SINCE_WORD + 1]! * 2 ** 32;
+    owners.push({ slot, pid: words[word + O_PID_WORD]!, threadId: words[word + O_THREAD_WORD]!, since });
   }
   return owners;
 }

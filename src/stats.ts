@@ -1,5 +1,7 @@
 /** What stats() tells: counted from the segments' headers, without a lock. */
+import { lookAtControl } from './control.js';
 import { directoryDepth, forEachSegment } from './directory.js';
+import { readHeader } from './header.js';
 import {
   EXTENT_SIZE,
   R_EPOCH_WORD,
@@ -15,7 +17,7 @@ import {
 } from './layout.js';
 import { extentBase, extentWords } from './memory.js';
 import { native } from './native.js';
-import { listOwners, type OwnerFacts } from './owners.js';
+import { listOwners, listOwnersFromOutside, type OwnerFacts } from './owners.js';
 import type { Session } from './session.js';
 
 export interface StoreStats {
@@ -40,7 +42,7 @@ export interface StoreStats {
   maxSize: number | undefined;
   segmentSize: number;
   epoch: number;
-  /** Open, writable opens of the store in all processes; empty for a read-only open. */
+  /** Writable opens of the store in all processes; empty, too, when this open is read-only and has no right to read the control file. */
   owners: OwnerFacts[];
   /** Of this open. */
   hits: number;
@@ -94,7 +96,7 @@ export function collectStats(session: Session): StoreStats {
     maxSize: session.maxSize === 0 ? undefined : session.maxSize,
     segmentSize: session.segmentSize,
     epoch: Atomics.load(root, R_EPOCH_WORD),
-    owners: session.readOnly ? [] : listOwners(session),
+    owners: session.readOnly ? ownersFromOutside(session, info.size) : listOwners(session),
     hits: session.hits,
     misses: session.misses,
     sets: session.sets,
@@ -103,4 +105,9 @@ export function collectStats(session: Session): StoreStats {
     compactions: session.compactions,
     repairs: session.repairs,
   };
+}
+
+function ownersFromOutside(session: Session, size: number): OwnerFacts[] {
+  const { controlId } = readHeader(session.memory.fd, session.path, size);
+  return lookAtControl(session.path, controlId, listOwnersFromOutside) ?? [];
 }
