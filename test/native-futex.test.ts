@@ -160,8 +160,8 @@ test('what is no aligned word of an ArrayBuffer, no word and no time is refused'
       expect(thrownBy(() => native.futexWake(mapping.buffer, bad, 1))).toBeInstanceOf(RangeError);
     }
     for (const bad of [new SharedArrayBuffer(8), new Int32Array(8), undefined, null, 1]) {
-      expect(thrownBy(() => wait(bad as ArrayBuffer, 0, 0, 0))).toBeInstanceOf(TypeError);
-      expect(thrownBy(() => native.futexWake(bad as ArrayBuffer, 0, 0))).toBeInstanceOf(TypeError);
+      expect(thrownBy(() => wait(bad as unknown as ArrayBuffer, 0, 0, 0))).toBeInstanceOf(TypeError);
+      expect(thrownBy(() => native.futexWake(bad as unknown as ArrayBuffer, 0, 0))).toBeInstanceOf(TypeError);
     }
     for (const bad of [-(2 ** 31) - 1, 2 ** 32, 0.5, Number.NaN]) {
       expect(thrownBy(() => wait(mapping.buffer, 0, bad, 0))).toBeInstanceOf(RangeError);

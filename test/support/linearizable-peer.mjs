@@ -111,9 +111,10 @@ function runFiller() {
     const fill = 'f'.repeat(2000);
     for (let n = 0; Date.now() < end; n++) {
       // Many small entries make indexes grow, large ones that come and go make segments be compacted and split.
-      const key = below(n % 2 === 0 ? 60_000 : 500);
+      const isSmall = plan.client === 0 || n % 2 === 0;
+      const key = below(isSmall ? 60_000 : 500);
       if (n % 16 === 15) store.delete(`${plan.client}/${key}`);
-      else store.set(`${plan.client}/${key}`, n % 2 === 0 ? n : fill.slice(below(2000)));
+      else store.set(`${plan.client}/${key}`, isSmall ? n : fill.slice(below(2000)));
     }
     const { segments, depth } = store.stats();
     say(`filled ${JSON.stringify({ segments, depth, splits: store.stats().splits, compactions: store.stats().compactions })}`);
