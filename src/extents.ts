@@ -51,7 +51,7 @@ import {
   X_STATE_WORD,
 } from './layout.js';
 import { acquire, markClean, release, releaseDirty } from './lock.js';
-import { corrupt, extentBase, extentWords } from './memory.js';
+import { corrupt, extentBase, extentWords, truncated } from './memory.js';
 import { native } from './native.js';
 import type { Session } from './session.js';
 
@@ -388,6 +388,9 @@ function growTo(session: Session, count: number, wanted: number, needed: number)
 // Caller holds the growth lock.
 function allocateExtents(session: Session, from: number, to: number): void {
   const { memory } = session;
+  // What another program has cut off must not come back as zeros.
+  const { size } = native.fileInfo(memory.fd);
+  if (size < from * EXTENT_SIZE) throw truncated(session.path, size, from * EXTENT_SIZE);
   native.allocate(memory.controlFd, CONTROL_ENTRIES_OFFSET + from * CONTROL_ENTRY_SIZE, (to - from) * CONTROL_ENTRY_SIZE);
   if (failpoint !== null) failpoint('growth.control');
   native.allocate(memory.fd, from * EXTENT_SIZE, (to - from) * EXTENT_SIZE);

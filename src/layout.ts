@@ -167,6 +167,8 @@ export const INDEX_LIST_BIT = 32;
 export const INDEX_INLINE_BIT = 64;
 export const PENDING_REPAIR = 1;
 export const REPLACED_CLEARED = 1;
+/** One record was left out, the one whose place stands in the pending value's word. */
+export const REPLACED_WITHOUT = 2;
 
 export const INDEX_LIST_COUNT = 256;
 export const INDEX_LIST_0_OFFSET = 1024;

@@ -56,11 +56,17 @@ export class Memory {
     try {
       const mapping = native.map(fd, offset, length, this.writable);
       this.mappings.push(mapping);
+      mapped.add(this);
       this.faults.push(new Int32Array(mapping.faults));
       return mapping.buffer;
     } catch (error) {
       throw fromSystemError(error, this.path, `mapping ${what}`);
     }
+  }
+
+  /** Has the guard put zero pages anywhere? */
+  isCut(): boolean {
+    return this.faults.some((words) => words[0] !== 0);
   }
 
   mapControl(): void {
@@ -127,6 +133,7 @@ export class Memory {
 
   /** Detaches every view, then unmaps: a use after this reads nothing instead of crashing. */
   unmap(): void {
+    mapped.delete(this);
     for (const mapping of this.mappings) native.unmap(mapping);
     this.mappings = [];
     this.words = [];
@@ -165,7 +172,11 @@ export function lockIndex(extent: number): number {
   return (extent & CONTROL_REGION_MASK) << CONTROL_ENTRY_WORD_SHIFT;
 }
 
+/** Memories in use: whoever finds something damaged asks them first whether pages of the file were cut off and read as zeros. */
+const mapped = new Set<Memory>();
+
 export function corrupt(path: string, what: string, facts: Record<string, string | number | undefined>): Error {
+  for (const memory of mapped) if (memory.path === path && memory.isCut()) return memory.faultError();
   return storeError('ERR_STORE_CORRUPT', path, what, facts, 'run "mmapkv check" on it and restore it from a backup');
 }
 

@@ -220,6 +220,8 @@ function startSession(path: string, memory: Memory, opened: Opened, options: Nor
   memory.mapExtents(count);
   const session = new Session(memory, path, options.readOnly, options);
   session.segmentSize = header.segmentSize;
+  // A store with a cap keeps 16 segments or more: rebuilding one needs room that is held back.
+  while (header.maxSize > 0 && session.segmentSize > EXTENT_SIZE && session.segmentSize * 16 > header.maxSize) session.segmentSize /= 2;
   session.maxSize = header.maxSize;
   session.hashSeed = header.hashSeed;
   session.storeKey = `${info.device}:${info.inode}`;

@@ -38,6 +38,7 @@ import {
   LOG_START_INLINE,
   MAX_INDEX_BITS,
   REPLACED_CLEARED,
+  REPLACED_WITHOUT,
   S_CHECKSUM_WORD,
   S_CHILD_0_WORD,
   S_CHILD_1_WORD,
@@ -134,9 +135,9 @@ function raiseGeneration(words: Int32Array, base: number): void {
 
 /**
  * Replaces the segment, whose lock the caller holds; the caller lets go of it. Returns 0 when done, or how many
- * extents are missing (nothing has changed then). Leaves `keep` extents unreserved.
+ * extents are missing (nothing has changed then). Leaves `keep` extents unreserved. The record at place `without` is left out.
  */
-export function replaceSegment(session: Session, head: number, how: Replacement, keep: number): number {
+export function replaceSegment(session: Session, head: number, how: Replacement, keep: number, without = 0): number {
   const { memory } = session;
   const words = extentWords(memory, head);
   const base = extentBase(head);
@@ -148,7 +149,7 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
     throw corrupt(session.path, 'the checksum of a segment header does not hold', { extent: head });
   }
   const now = Date.now();
-  const children = measure(session, words, base, how, depth, now);
+  const children = measure(session, words, base, how, depth, now, without);
   const doubling = how === 'split' && depth === directoryDepth(session);
   const directoryExtents = doubling ? directoryExtentsFor(depth + 1) : 0;
   let need = directoryExtents;
@@ -167,14 +168,15 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
       prepare(session, child, free, how === 'split' ? prefix | (i << depth) : prefix, how === 'split' ? depth + 1 : depth);
     }
     if (failpoint !== null) failpoint('rebuild.reserved');
-    if (how !== 'clear') copyRecords(session, words, base, children, depth, now);
+    if (how !== 'clear') copyRecords(session, words, base, children, depth, now, without);
     if (failpoint !== null) failpoint('rebuild.copied');
     finish(session, words, base, children);
     if (failpoint !== null) failpoint('rebuild.built');
     if (acquire(session, memory.fixed, LOCK_DIRECTORY_WORD, 'directory')) markClean(memory.fixed, LOCK_DIRECTORY_WORD);
     try {
       if (how === 'split' && depth === directoryDepth(session)) doubleDirectory(session, free.splice(0, directoryExtents));
-      words[base + S_REPLACED_WORD] = how === 'clear' ? REPLACED_CLEARED : 0;
+      words[base + S_REPLACED_WORD] = how === 'clear' ? REPLACED_CLEARED : without !== 0 ? REPLACED_WITHOUT : 0;
+      if (without !== 0) words[base + S_PENDING_VALUE_WORD] = without;
       words[base + S_CHILD_0_WORD] = children[0]!.head;
       words[base + S_CHILD_1_WORD] = children[children.length - 1]!.head;
       if (failpoint !== null) failpoint('rebuild.noted');
@@ -225,7 +227,15 @@ function isExpired(words: Int32Array, record: number, now: number): boolean {
   return (words[record + K_TYPE_WORD]! & (FLAG_EXPIRY | FLAG_LARGE)) === FLAG_EXPIRY && expiryOf(words, record) <= now;
 }
 
-function measure(session: Session, words: Int32Array, base: number, how: Replacement, depth: number, now: number): Child[] {
+function measure(
+  session: Session,
+  words: Int32Array,
+  base: number,
+  how: Replacement,
+  depth: number,
+  now: number,
+  without: number,
+): Child[] {
   if (how === 'clear') return [newChild(0)];
   const { memory } = session;
   const index = words[base + S_INDEX_WORD]!;
@@ -238,7 +248,7 @@ function measure(session: Session, words: Int32Array, base: number, how: Replace
     const { words: record, index: r, extent } = recordAt(memory, words, base, slots[i + 1]!);
     if (!fitsExtent(record, r, extentBase(extent)))
       throw corrupt(session.path, 'a record is larger than its extent', { extent, place: slots[i + 1]! });
-    if (isExpired(record, r, now)) return;
+    if (slots[i + 1] === without || isExpired(record, r, now)) return;
     const child = children[how === 'split' ? (slots[i]! >>> depth) & 1 : 0]!;
     const units = unitsOf(recordWordsAt(record, r));
     const place = placeFor(child.tail, units);
@@ -282,13 +292,21 @@ export function clearIndexExtent(session: Session, extent: number): void {
   extentWords(session.memory, extent).fill(0, base + EXTENT_HEADER_UNITS * 2, base + EXTENT_WORDS);
 }
 
-function copyRecords(session: Session, words: Int32Array, base: number, children: Child[], depth: number, now: number): void {
+function copyRecords(
+  session: Session,
+  words: Int32Array,
+  base: number,
+  children: Child[],
+  depth: number,
+  now: number,
+  without: number,
+): void {
   const { memory } = session;
   const isSplit = children.length === 2;
   forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => {
     const tag = slots[i]!;
     const { words: from, index: f, extent: source } = recordAt(memory, words, base, slots[i + 1]!);
-    if (isExpired(from, f, now)) return;
+    if (slots[i + 1] === without || isExpired(from, f, now)) return;
     const child = children[isSplit ? (tag >>> depth) & 1 : 0]!;
     const childWords = extentWords(memory, child.head);
     const childBase = extentBase(child.head);

@@ -24,8 +24,10 @@ import {
   LOG_LIST_WORD,
   MAX_VALUE_SIZE,
   REPLACED_CLEARED,
+  REPLACED_WITHOUT,
   S_INDEX_WORD,
   S_LOG_COUNT_WORD,
+  S_PENDING_VALUE_WORD,
   S_REPLACED_WORD,
   VALUE_LIST_PAIRS,
   X_GENERATION_WORD,
@@ -104,6 +106,7 @@ export function retireSegment(session: Session, head: number): void {
   if ((words[base + S_REPLACED_WORD]! & REPLACED_CLEARED) !== 0) {
     forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => retireValue(session, words, base, slots[i + 1]!));
   }
+  if ((words[base + S_REPLACED_WORD]! & REPLACED_WITHOUT) !== 0) retireValue(session, words, base, words[base + S_PENDING_VALUE_WORD]!);
   const extents: number[] = [];
   for (const list of [INDEX_LIST_0_WORD, INDEX_LIST_1_WORD]) {
     for (let i = 0; i < INDEX_LIST_COUNT && words[base + list + i] !== 0; i++) extents.push(words[base + list + i]!);

@@ -11,7 +11,7 @@
  */
 import { directoryDepth } from './directory.js';
 import { storeError } from './errors.js';
-import { attachExtent, describeExtent, heldBackExtents, makeRoom, reserveExtents } from './extents.js';
+import { attachExtent, describeExtent, makeRoom, reserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
 import {
   EXTENT_HEADER_UNITS,
@@ -337,12 +337,17 @@ export function makeSegmentRoom(session: Session, head: number, units: number, k
   return addLogExtent(session, head, logCount, keep);
 }
 
+/** Would compacting gain an extent? A guess unless the caller holds the lock. */
+export function isWorthCompacting(words: Int32Array, base: number): boolean {
+  const size = words[base + S_LOG_COUNT_WORD]! * EXTENT_SIZE - words[base + S_LOG_START_WORD]! * 8;
+  return size - words[base + S_LIVE_UNITS_WORD]! * 8 >= EXTENT_SIZE;
+}
+
 /** Compacts the locked segment if that gains at least an extent; the result is as replaceSegment's, or -1: no use. */
 export function compactLocked(session: Session, head: number): number {
   const words = extentWords(session.memory, head);
   const base = extentBase(head);
-  const size = words[base + S_LOG_COUNT_WORD]! * EXTENT_SIZE - words[base + S_LOG_START_WORD]! * 8;
-  if (size - words[base + S_LIVE_UNITS_WORD]! * 8 < EXTENT_SIZE) return -1;
+  if (!isWorthCompacting(words, base)) return -1;
   return replaceSegment(session, head, 'compact', 0);
 }
 
@@ -439,8 +444,4 @@ function canSplit(session: Session, words: Int32Array, base: number): boolean {
 /** Grows the file for a write that lacked `need` extents; deletes may use what is held back. Called without a segment lock. */
 export function makeRoomFor(session: Session, need: number, keep: number): void {
   makeRoom(session, need + keep);
-}
-
-export function keepFor(session: Session, isDelete: boolean): number {
-  return isDelete ? 0 : heldBackExtents(session);
 }

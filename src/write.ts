@@ -7,17 +7,20 @@
 
 import { cleanDead } from './cleanup.js';
 import { keyWords } from './codec.js';
+import { forEachSegment } from './directory.js';
 import { StoreError, storeError } from './errors.js';
-import { attachExtent, unreserveExtents } from './extents.js';
+import { attachExtent, availableExtents, heldBackExtents, reclaimQuarantine, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
-import { fitsRecord, writeLarge } from './large.js';
-import { FLAG_EXPIRY, FLAG_LARGE, FLAG_RECORD, K_TYPE_WORD, SEQUENCE_HIGH_SHIFT } from './layout.js';
+import { fitsRecord, type LargeValue, writeLarge } from './large.js';
+import { EXTENT_PAYLOAD_SIZE, FLAG_EXPIRY, FLAG_LARGE, FLAG_RECORD, K_TYPE_WORD, S_PREFIX_WORD, SEQUENCE_HIGH_SHIFT } from './layout.js';
+import { extentBase, extentWords } from './memory.js';
+import { replaceSegment } from './rebuild.js';
 import { expiryOf, payloadIndex, payloadSizeOf, recordWordCount, sequenceOf, unitsOf } from './record.js';
 import {
   compactLocked,
   DELETION_UNITS,
   hasRoom,
-  keepFor,
+  isWorthCompacting,
   lockSegment,
   makeRoomFor,
   makeSegmentRoom,
@@ -53,7 +56,15 @@ export function writeValue(
   version: number,
 ): boolean {
   if (fitsRecord(keySize, value.size)) return write(session, hash, keySize, value, expiresAt, condition, version);
-  const { payload, extents } = writeLarge(session, hash, keySize, value.type, value.bytes, value.size);
+  let large: LargeValue;
+  try {
+    large = writeLarge(session, hash, keySize, value.type, value.bytes, value.size);
+  } catch (error) {
+    const wanted = Math.ceil(value.size / EXTENT_PAYLOAD_SIZE) + 4 + heldBackExtents(session);
+    if (!isNoRoom(error) || !reclaim(session, wanted)) throw error;
+    large = writeLarge(session, hash, keySize, value.type, value.bytes, value.size);
+  }
+  const { payload, extents } = large;
   let written = false;
   try {
     written = write(session, hash, keySize, payload, expiresAt, condition, version);
@@ -99,7 +110,7 @@ function write(
       if (failed(session, view)) return true;
       throw error;
     }
-    makeRoomIn(session, view, hash, units, false);
+    makeRoomIn(session, view, hash, keySize, units, false);
   }
   throw noProgress(session);
 }
@@ -110,14 +121,15 @@ export function remove(session: Session, hash: number, keySize: number, version:
     const view = lockSegment(session, hash);
     const { words, base } = view;
     session.committed = false;
+    let isPresent = false;
     try {
       const found = find(session, view, hash, keyWords, keySize);
       if (!found || (version !== undefined && !isMet(session, true, IF_VERSION, version))) {
         unlockSegment(session, view);
         return finished(session, false);
       }
+      isPresent = isMet(session, true, IF_PRESENT, 0);
       if (hasRoom(words, base, DELETION_UNITS)) {
-        const isPresent = isMet(session, true, IF_PRESENT, 0);
         publishDeletion(session, view, hash);
         unlockSegment(session, view);
         return finished(session, isPresent);
@@ -126,7 +138,7 @@ export function remove(session: Session, hash: number, keySize: number, version:
       if (failed(session, view)) return true;
       throw error;
     }
-    makeRoomIn(session, view, hash, DELETION_UNITS, true);
+    if (makeRoomIn(session, view, hash, keySize, DELETION_UNITS, true)) return finished(session, isPresent);
   }
   throw noProgress(session);
 }
@@ -173,7 +185,7 @@ export function addNumber(session: Session, hash: number, keySize: number, by: n
       if (failed(session, view)) return sum;
       throw error;
     }
-    makeRoomIn(session, view, hash, units, false);
+    makeRoomIn(session, view, hash, keySize, units, false);
   }
   throw noProgress(session);
 }
@@ -210,7 +222,7 @@ export function setExpiry(session: Session, hash: number, keySize: number, expir
       if (failed(session, view)) return true;
       throw error;
     }
-    makeRoomIn(session, view, hash, units, false);
+    makeRoomIn(session, view, hash, keySize, units, false);
   }
   throw noProgress(session);
 }
@@ -235,9 +247,12 @@ export function finished(session: Session, result: boolean): boolean {
   return result;
 }
 
-/** Takes the lock's place from write(): makes room in the segment or in the file, and lets go of the lock. */
-function makeRoomIn(session: Session, view: View, hash: number, units: number, isDelete: boolean): void {
-  const keep = keepFor(session, isDelete);
+/**
+ * Takes the lock's place from write(): makes room in the segment or in the file, and lets go of the lock. True: there is
+ * none, and the key was removed in the only way that is left.
+ */
+function makeRoomIn(session: Session, view: View, hash: number, keySize: number, units: number, isDelete: boolean): boolean {
+  const keep = heldBackExtents(session);
   let need: number;
   try {
     need = makeSegmentRoom(session, view.head, units, keep);
@@ -246,27 +261,57 @@ function makeRoomIn(session: Session, view: View, hash: number, units: number, i
     throw error;
   }
   unlockSegment(session, view);
-  if (need === 0) return;
+  if (need === 0) return false;
   try {
     makeRoomFor(session, need, keep);
   } catch (error) {
-    if (!(error instanceof StoreError) || (error.code !== 'ERR_STORE_NO_SPACE' && error.code !== 'ERR_STORE_FULL')) throw error;
-    if (!compactFor(session, hash)) throw error;
+    if (!isNoRoom(error)) throw error;
+    if (reclaim(session, need + keep)) return false;
+    if (isDelete && removeByRebuilding(session, hash, keySize)) return true;
+    throw error;
   }
+  return false;
 }
 
-/** No room in the file: is there some in the segment? */
-function compactFor(session: Session, hash: number): boolean {
+function isNoRoom(error: unknown): boolean {
+  return error instanceof StoreError && (error.code === 'ERR_STORE_NO_SPACE' || error.code === 'ERR_STORE_FULL');
+}
+
+/** No room in the file: compacts segments, wherever that gains an extent, until `wanted` are available. False: nothing was gained. */
+function reclaim(session: Session, wanted: number): boolean {
+  reclaimQuarantine(session);
+  const before = availableExtents(session);
+  forEachSegment(session, (head) => {
+    const words = extentWords(session.memory, head);
+    if (!isWorthCompacting(words, extentBase(head)) || availableExtents(session) >= wanted) return;
+    const view = lockSegment(session, words[extentBase(head) + S_PREFIX_WORD]!);
+    try {
+      compactLocked(session, view.head);
+    } catch (error) {
+      unlockDirty(session, view);
+      throw error;
+    }
+    unlockSegment(session, view);
+    reclaimQuarantine(session);
+  });
+  // What a log cannot use at the ends of its extents looks like a gain, and is none.
+  return availableExtents(session) > before;
+}
+
+/** Not even room for a deletion in the log: rebuilds the segment without the key, for which enough extents are held back. */
+function removeByRebuilding(session: Session, hash: number, keySize: number): boolean {
   const view = lockSegment(session, hash);
-  let result: number;
+  let need: number;
   try {
-    result = compactLocked(session, view.head);
+    const found = find(session, view, hash, keyWords, keySize);
+    need = found ? replaceSegment(session, view.head, 'compact', 0, session.ref) : -1;
   } catch (error) {
     unlockDirty(session, view);
     throw error;
   }
   unlockSegment(session, view);
-  return result === 0;
+  if (need === 0) reclaimQuarantine(session);
+  return need === 0;
 }
 
 function noProgress(session: Session): Error {
