@@ -234,12 +234,14 @@ describe('space', () => {
       say(thrownBy(() => native.allocate(fd, 0, 1 << 20)));
       say(thrownBy(() => native.truncate(fd, 1 << 20)));
       say(thrownBy(() => native.writeFile(fd, new Uint8Array(1 << 20), 0)));
-      // Node's own call lets the signal through. Signals arrive in order: had ours raised any, they would be counted now.
+      // Node's own call lets the signal through. Signals arrive in order, those that came together in one turn of the event
+      // loop: had ours raised any, they would be counted in the next turn.
       const arrived = once(process, 'SIGXFSZ');
       say(thrownBy(() => fs.truncateSync(path, 1 << 20)).code);
       const awake = setInterval(() => {}, 1000); // waiting for a signal keeps no process alive
       await arrived;
       clearInterval(awake);
+      await new Promise((resolve) => setImmediate(resolve));
       say({ signals });`;
     // The unit is 512 bytes in dash and 1024 in bash: 64 or 128 KiB either way.
     const said = await run(code, { constants: { path: freshPath() }, shell: 'ulimit -f 128; exec "$@"' });
@@ -476,6 +478,19 @@ describe('populate, advise and syncMapping', () => {
     }
     native.unmap(mapping);
     for (const call of calls) expect(thrownBy(() => call(mapping.buffer, 0, 0))).toBeInstanceOf(TypeError);
+  });
+
+  test.each(['syncMapping', 'syncMappingAsync', 'syncData', 'syncDataAsync'] as const)('after %s no page is dirty', async (name) => {
+    const path = freshPath();
+    const fd = openNew(path, 64 * page);
+    const inMemory = native.fileInfo(fd).fileSystem === 'tmpfs';
+    const mapping = map(fd, 0, 64 * page);
+    new Uint8Array(mapping.buffer).fill(1);
+    await (name.startsWith('syncData') ? native[name as 'syncData'](fd) : native[name as 'syncMapping'](mapping.buffer, 0, 64 * page));
+    const smaps = fs.readFileSync('/proc/self/smaps', 'utf8');
+    const ours = smaps.slice(smaps.indexOf(path));
+    const dirty = [/Shared_Dirty: +(\d+)/, /Private_Dirty: +(\d+)/].map((field) => Number(field.exec(ours)![1]));
+    if (!inMemory) expect(dirty).toEqual([0, 0]);
   });
 
   test('what has been stored and synced can be read from the file, off the event loop too', async () => {
