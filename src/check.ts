@@ -58,6 +58,7 @@ import {
 } from './layout.js';
 import { acquire, markClean, release } from './lock.js';
 import { extentBase, extentBytes, extentWords, lockIndex, lockWords } from './memory.js';
+import { isSlotOf } from './owners.js';
 import { segmentChecksum } from './rebuild.js';
 import { keyIndex, keySizeOf, recordWordsAt, refExtent, refIndex, sequenceOf, unitsOf } from './record.js';
 import { repairSegment } from './repair.js';
@@ -325,7 +326,10 @@ function checkExtents(session: Session, report: Report, referred: References): v
       if (kind === KIND_FRESH || kind > KIND_DIRECTORY) report.add('FREE_LIST', `an extent has state ${state}`, { extent });
       else if (kind === KIND_FREE || kind === KIND_QUARANTINED) {
         if (!listed.has(extent)) report.add('LEAK', `an extent of kind ${kind} is on no list`, { extent });
-      } else if (state >>> KIND_OWNER_SHIFT === 0 && !referred.has(extent)) suspects.set(extent, words[extentBase(extent) + X_BIRTH_WORD]!);
+      } else if (state >>> KIND_OWNER_SHIFT !== 0) {
+        if (!isSlotOf(session, state >>> KIND_OWNER_SHIFT))
+          report.add('LEAK', 'an extent is reserved by an owner that is gone', { extent });
+      } else if (!referred.has(extent)) suspects.set(extent, words[extentBase(extent) + X_BIRTH_WORD]!);
     }
   };
   if (session.readOnly) {

@@ -57,10 +57,12 @@ export function cleanDead(session: Session): number {
 
 /** Puts in order what interrupted calls of this session left. Called at the start of a call, or from a timer: no call is under way. */
 export function settle(session: Session): void {
-  if (session.held !== 0 || session.interrupted) {
+  if (session.busy || session.held !== 0 || session.interrupted) {
+    session.busy = true;
     cleanOwner(session, session.owner);
     session.held = 0;
     session.interrupted = false;
+    session.busy = false;
   }
   while (session.deferred.length > 0) {
     const head = session.deferred[session.deferred.length - 1]!;

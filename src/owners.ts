@@ -35,6 +35,12 @@ export function ownerOf(slot: number, incarnation: number): number {
   return slot | (incarnation << OWNER_INCARNATION_SHIFT);
 }
 
+/** Is the slot still this owner's? It is until it has closed, or somebody has cleaned up what it left when it died. */
+export function isSlotOf(session: Session, owner: number): boolean {
+  const state = Atomics.load(session.memory.fixed, slotWord(owner & OWNER_SLOT_MASK) + O_STATE_WORD);
+  return state === ((owner >>> OWNER_INCARNATION_SHIFT) << 1) + 1;
+}
+
 /** Is the open with this slot and incarnation still there? */
 export function isAlive(session: Session, owner: number): boolean {
   const slot = owner & OWNER_SLOT_MASK;

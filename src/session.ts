@@ -33,6 +33,11 @@ export class Session {
   committed = false;
   /** The write under way takes over the extents of the large value that it replaces. */
   keepsValue = false;
+  /**
+   * A call that writes is under way. Still set between calls: it was cut off (vm timeout, a full stack), and may have left
+   * any lock taken and any extent reserved.
+   */
+  busy = false;
   /** A call failed in the middle of a change: settle() puts in order what it left. */
   interrupted = false;
   /** A lock was taken over from a dead owner: the rest of what it left is to be cleaned up. */

@@ -109,7 +109,7 @@ export class Store implements Iterable<[string, Value]> {
   #enter(): Session {
     const session = this.#session;
     if (session.closed) throw closedError(session.path);
-    if (session.held !== 0 || session.interrupted || session.deferred.length !== 0) settle(session);
+    if (session.busy || session.held !== 0 || session.interrupted || session.deferred.length !== 0) settle(session);
     return session;
   }
 
@@ -320,6 +320,7 @@ export class Store implements Iterable<[string, Value]> {
   /** Removes every entry that was there when the call began, one segment at a time. */
   clear(): void {
     const session = this.#enterWrite();
+    session.busy = true;
     // Segments that split meanwhile leave their second half behind the cursor: the walk meets it later.
     forEachSegment(session, (found) => {
       const hash = extentWords(session.memory, found)[extentBase(found) + S_PREFIX_WORD]!;
@@ -343,6 +344,7 @@ export class Store implements Iterable<[string, Value]> {
       }
     });
     finished(session, true);
+    session.busy = false;
     session.memory.checkFaults();
   }
 
@@ -419,7 +421,9 @@ export class Store implements Iterable<[string, Value]> {
     const steps = checkSteps(session);
     for (let started = performance.now(); ; ) {
       this.#enter();
+      session.busy = true;
       const step = steps.next();
+      session.busy = false;
       if (step.done) return step.value;
       if (performance.now() - started < CHECK_SLICE) continue;
       onProgress?.(step.value);
@@ -446,7 +450,7 @@ export class Store implements Iterable<[string, Value]> {
  */
 function watchInterrupted(session: Session): NodeJS.Timeout {
   const timer = setInterval(() => {
-    if (session.closed || (session.held === 0 && !session.interrupted && session.deferred.length === 0)) return;
+    if (session.closed || (!session.busy && session.held === 0 && !session.interrupted && session.deferred.length === 0)) return;
     try {
       settle(session);
     } catch {

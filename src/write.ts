@@ -45,8 +45,34 @@ export const NEVER_EXPIRES = Number.POSITIVE_INFINITY;
 /** Rounds of making room before giving up: in each of them another writer took the room first. */
 const ROUNDS = 10_000;
 
+/** A call that ended with one of our errors has put everything in order; any other one may have been cut off anywhere. */
+function leave(session: Session, error: unknown): void {
+  if (error instanceof StoreError || error instanceof TypeError) session.busy = false;
+}
+
 /** Stores what `encoded` describes under the key in keyWords; false when the condition is not met. */
 export function writeValue(
+  session: Session,
+  hash: number,
+  keySize: number,
+  value: Payload,
+  expiresAt: number,
+  condition: number,
+  version: number,
+): boolean {
+  session.busy = true;
+  let written: boolean;
+  try {
+    written = storeValue(session, hash, keySize, value, expiresAt, condition, version);
+  } catch (error) {
+    leave(session, error);
+    throw error;
+  }
+  session.busy = false;
+  return written;
+}
+
+function storeValue(
   session: Session,
   hash: number,
   keySize: number,
@@ -117,6 +143,19 @@ function write(
 
 /** Removes the key in keyWords; false when it was absent or expired, or (if one is given) does not have the version. */
 export function remove(session: Session, hash: number, keySize: number, version: number | undefined): boolean {
+  session.busy = true;
+  let result: boolean;
+  try {
+    result = removeKey(session, hash, keySize, version);
+  } catch (error) {
+    leave(session, error);
+    throw error;
+  }
+  session.busy = false;
+  return result;
+}
+
+function removeKey(session: Session, hash: number, keySize: number, version: number | undefined): boolean {
   for (let round = 0; round < ROUNDS; round++) {
     const view = lockSegment(session, hash);
     const { words, base } = view;
@@ -150,6 +189,19 @@ const numberPayload: Payload = { type: NUMBER_TYPE, size: 8, words: numberWords,
 
 /** Adds to the number under the key in keyWords, which counts as 0 when absent. An entry that is there keeps its expiry. */
 export function addNumber(session: Session, hash: number, keySize: number, by: number, expiresAt: number): number {
+  session.busy = true;
+  let result: number;
+  try {
+    result = addToKey(session, hash, keySize, by, expiresAt);
+  } catch (error) {
+    leave(session, error);
+    throw error;
+  }
+  session.busy = false;
+  return result;
+}
+
+function addToKey(session: Session, hash: number, keySize: number, by: number, expiresAt: number): number {
   for (let round = 0; round < ROUNDS; round++) {
     const view = lockSegment(session, hash);
     const { words, base } = view;
@@ -192,6 +244,19 @@ export function addNumber(session: Session, hash: number, keySize: number, by: n
 
 /** Gives the key in keyWords a new expiry; its value stays, a large one where it is. False when absent. */
 export function setExpiry(session: Session, hash: number, keySize: number, expiresAt: number): boolean {
+  session.busy = true;
+  let result: boolean;
+  try {
+    result = setExpiryOf(session, hash, keySize, expiresAt);
+  } catch (error) {
+    leave(session, error);
+    throw error;
+  }
+  session.busy = false;
+  return result;
+}
+
+function setExpiryOf(session: Session, hash: number, keySize: number, expiresAt: number): boolean {
   for (let round = 0; round < ROUNDS; round++) {
     const view = lockSegment(session, hash);
     const { words, base } = view;

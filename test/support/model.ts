@@ -10,8 +10,8 @@ import { verifyValue } from './values.mjs';
 type State = number | undefined;
 
 export class Model {
-  readonly #states = new Map<string, State>();
-  #pending: ((key: string, state: State) => State[]) | undefined;
+  /** What may stand under each key: one state, or several after a write that was cut off. */
+  readonly #states = new Map<string, Set<State>>();
   /** The largest counter seen. */
   counter = 0;
   acknowledged = 0;
@@ -25,31 +25,32 @@ export class Model {
     let begun: string[] | undefined;
     for (const line of lines) {
       if (line === 'E') {
-        this.#acknowledge(begun!);
+        this.#apply(begun!, true);
         begun = undefined;
       } else {
+        // A loop that goes on after an interruption begins anew.
+        if (begun !== undefined) this.#apply(begun, false);
         begun = line.split(' ').slice(1);
-        this.#note(begun);
+        if (begun[0] === 'set') this.counter = Math.max(this.counter, Number(begun[2]));
       }
     }
-    this.#pending = begun === undefined ? undefined : (key, state) => after(begun, key, state);
+    if (begun !== undefined) this.#apply(begun, false);
   }
 
-  #note([what, key, counter]: string[]): void {
-    if (what === 'set') this.counter = Math.max(this.counter, Number(counter));
-    if (key !== undefined && !this.#states.has(key)) this.#states.set(key, undefined);
+  #apply([what, key, counter]: string[], isAcknowledged: boolean): void {
+    if (isAcknowledged) this.acknowledged++;
+    const state = what === 'set' ? Number(counter) : undefined;
+    for (const target of what === 'clear' ? this.#states.keys() : [key!]) {
+      const before = isAcknowledged ? [] : (this.#states.get(target) ?? [undefined]);
+      this.#states.set(target, new Set<State>([...before, state]));
+    }
   }
 
-  #acknowledge(action: string[]): void {
-    this.acknowledged++;
-    if (action[0] === 'clear') for (const key of this.#states.keys()) this.#states.set(key, undefined);
-    else this.#states.set(action[1]!, after(action, action[1]!, undefined)[0]);
-  }
-
-  /** Compares, and learns what became of the write that was under way. Returns what is wrong. */
+  /** Compares, and learns what became of writes that were cut off. Returns what is wrong. */
   verify(store: Store, prefix: string): string[] {
     const problems: string[] = [];
-    for (const [key, state] of this.#states) {
+    let live = 0;
+    for (const [key, allowed] of this.#states) {
       let found: State;
       try {
         const value = store.get(key);
@@ -58,25 +59,16 @@ export class Model {
         problems.push(`${key}: ${(error as Error).message}`);
         continue;
       }
-      const allowed = [state, ...(this.#pending?.(key, state) ?? [])];
-      if (!allowed.includes(found)) problems.push(`${key}: found ${found}, expected one of ${allowed}`);
-      this.#states.set(key, found);
+      if (!allowed.has(found)) problems.push(`${key}: found ${found}, expected one of ${[...allowed]}`);
+      this.#states.set(key, new Set([found]));
+      if (found !== undefined) live++;
     }
-    this.#pending = undefined;
     let listed = 0;
     for (const key of store.keys({ prefix })) {
       listed++;
-      if (this.#states.get(key) === undefined) problems.push(`${key}: listed, but nobody stored it`);
+      if (!this.#states.has(key)) problems.push(`${key}: listed, but nobody stored it`);
     }
-    const live = [...this.#states.values()].filter((state) => state !== undefined).length;
     if (listed !== live) problems.push(`${listed} keys are listed, ${live} are there`);
     return problems;
   }
-}
-
-/** What an action may leave under a key. */
-function after([what, target, counter]: string[], key: string, state: State): State[] {
-  if (what === 'clear') return [undefined];
-  if (target !== key) return [state];
-  return [what === 'set' ? Number(counter) : undefined];
 }

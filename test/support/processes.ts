@@ -43,17 +43,17 @@ export interface Ending {
 /** The messages of a peer, in order; a wait ends with an error when the peer does, or at the deadline. */
 class Mailbox {
   readonly #messages: Message[] = [];
-  #wake: (() => void) | undefined;
+  readonly #waiting = new Set<() => void>();
   #ending: string | undefined;
 
   put(message: Message): void {
     this.#messages.push(message);
-    this.#wake?.();
+    for (const wake of this.#waiting) wake();
   }
 
   end(why: string): void {
     this.#ending = why;
-    this.#wake?.();
+    for (const wake of this.#waiting) wake();
   }
 
   async take(deadline: number): Promise<Message> {
@@ -63,11 +63,13 @@ class Mailbox {
       const left = until - performance.now();
       if (left <= 0) throw new Error(`the peer said nothing for ${deadline} ms`);
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, left);
-        this.#wake = () => {
+        const wake = () => {
           clearTimeout(timer);
+          this.#waiting.delete(wake);
           resolve();
         };
+        const timer = setTimeout(wake, left);
+        this.#waiting.add(wake);
       });
     }
     return this.#messages.shift();

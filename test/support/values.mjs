@@ -24,6 +24,7 @@ export function random(seed) {
 /** Sizes: mostly small, now and then larger than an extent. Keys that begin with "tiny" keep no filler at all. */
 function fillerSize(key, hash) {
   if (key.includes('tiny')) return 0;
+  if (key.includes('deep-large')) return 36_000;
   if (key.includes('large')) return 70_000 + (hash % 200_000);
   const kind = hash % 100;
   const size = hash >>> 8;

@@ -1,0 +1,109 @@
+/**
+ * Calls that are cut off in the middle: by worker.terminate(), by a vm timeout, by a full stack. Nothing acknowledged is
+ * lost, everybody else goes on all the while, nothing stays locked or reserved.
+ */
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { open, type Store } from '../../dist/index.js';
+import { Bystander, expectInOrder, GO_ON } from '../support/kills.js';
+import { Model } from '../support/model.js';
+import { freshFolder, startPeer, startThread } from '../support/processes.js';
+import { replayable } from '../support/random.js';
+
+const COUNT = 200;
+
+interface Arena {
+  folder: string;
+  path: string;
+  bystander: Bystander;
+  store: Store;
+}
+
+async function arena(): Promise<Arena> {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const bystander = new Bystander();
+  await bystander.open(path);
+  const store = open(path);
+  onTestFinished(() => store.close());
+  return { folder, path, bystander, store };
+}
+
+/** Everybody else closes; then everything must be in order, in this open and in a new one. */
+async function leave({ path, bystander, store }: Arena, what: string): Promise<void> {
+  expect(await bystander.around(performance.now())).toBeLessThan(GO_ON);
+  await bystander.close();
+  await bystander.end();
+  await expectInOrder(store, what);
+  expect(store.stats().owners.length).toBe(1);
+  store.close();
+  const again = open(path);
+  await expectInOrder(again, what);
+  again.close();
+}
+
+test(`worker threads terminated ${COUNT} times in the middle of writes block nobody and lose nothing`, { timeout: 120_000 }, async () => {
+  const random = replayable('terminate');
+  const stage = await arena();
+  const { folder, path, bystander, store } = stage;
+  const models = [new Model(), new Model()];
+  const round = async (slot: number, i: number): Promise<void> => {
+    const seed = random.next();
+    const log = join(folder, `log-${seed}`);
+    const model = models[slot]!;
+    const workload = random.pick(['mixed', 'mixed', 'large']);
+    const thread = startThread('writer', { path, slot, seed, counter: model.counter, log, workload, tinyKeys: 1000 });
+    await thread.hear();
+    await new Promise((resolve) => setTimeout(resolve, random.below(6)));
+    await thread.worker.terminate();
+    expect(await bystander.around(performance.now()), 'the others go on').toBeLessThan(GO_ON);
+    model.read(log);
+    if (i % 10 === 9) expect(model.verify(store, `${slot}/`).slice(0, 5)).toEqual([]);
+  };
+  await Promise.all(
+    models.map(async (_, slot) => {
+      for (let i = 0; i < COUNT / models.length; i++) await round(slot, i);
+    }),
+  );
+  await leave(stage, 'after terminations');
+});
+
+test(`loops of writes cut off by ${COUNT} vm timeouts block nobody and lose nothing`, { timeout: 60_000 }, async () => {
+  const random = replayable('vm timeouts');
+  const stage = await arena();
+  const { folder, path, bystander, store } = stage;
+  const log = join(folder, 'log-vm');
+  const peer = startPeer('vm-timeouts', { path, slot: 1, seed: random.next(), log, count: COUNT });
+  for (let pause = 0; pause < COUNT / 20; pause++) {
+    expect(await peer.hear()).toBe('idle');
+    expect(await bystander.around(performance.now()), 'the others go on').toBeLessThan(GO_ON);
+    const sizeBefore = store.size;
+    expect(sizeBefore).toBeGreaterThan(0);
+    peer.say('go on');
+  }
+  expect(await peer.hear()).toBe('done');
+  expect(await peer.ended()).toMatchObject({ code: 0, errors: '' });
+  const model = new Model();
+  model.read(log);
+  expect(model.acknowledged).toBeGreaterThan(COUNT);
+  expect(model.verify(store, '1/').slice(0, 5)).toEqual([]);
+  await leave(stage, 'after vm timeouts');
+});
+
+test('calls at every depth near the end of the stack leave the store usable at once, and nothing half done', {
+  timeout: 60_000,
+}, async () => {
+  const random = replayable('deep calls');
+  const stage = await arena();
+  const { folder, path, store } = stage;
+  const log = join(folder, 'log-deep');
+  const peer = startPeer('deep-calls', { path, slot: 1, seed: random.next(), log, rounds: 80 }, { nodeOptions: ['--stack-size=300'] });
+  const { overflows, returned } = await peer.hear();
+  expect(await peer.ended()).toMatchObject({ code: 0, errors: '' });
+  expect(overflows).toBeGreaterThan(100);
+  expect(returned).toBeGreaterThan(100);
+  const model = new Model();
+  model.read(log);
+  expect(model.verify(store, '1/').slice(0, 5)).toEqual([]);
+  await leave(stage, 'after full stacks');
+});
