@@ -56,7 +56,7 @@ test(`worker threads terminated ${COUNT} times in the middle of writes block nob
     await thread.hear();
     await new Promise((resolve) => setTimeout(resolve, random.below(6)));
     await thread.worker.terminate();
-    expect(await bystander.around(performance.now()), 'the others go on').toBeLessThan(GO_ON);
+    if (i % 4 === 3) expect(await bystander.around(performance.now()), 'the others go on').toBeLessThan(GO_ON);
     model.read(log);
     if (i % 10 === 9) expect(model.verify(store, `${slot}/`).slice(0, 5)).toEqual([]);
   };

@@ -36,7 +36,11 @@ export function deaf() {
   else parentPort.close();
 }
 
+const parent = process.ppid;
+
+/** Lets callbacks run. A process whose test has died ends here. */
 export function breathe() {
+  if (isMainThread && process.ppid !== parent) process.exit(1);
   return new Promise((resolve) => setImmediate(resolve));
 }
 
