@@ -59,12 +59,22 @@ export function openSession(path: string, options: NormalizedOptions): Session {
       createStore(path, options);
       continue;
     }
+    let session: Session;
     try {
-      return options.readOnly ? openReadOnly(path, fd, options) : openWritable(path, fd, options);
+      session = options.readOnly ? openReadOnly(path, fd, options) : openWritable(path, fd, options);
     } catch (error) {
       native.closeFile(fd);
       throw fromSystemError(error, path, 'opening the store');
     }
+    if (session.readOnly) return session;
+    try {
+      cleanDead(session);
+    } catch (error) {
+      // The session has taken over the descriptor, and closes it.
+      closeSession(session);
+      throw fromSystemError(error, path, 'opening the store');
+    }
+    return session;
   }
 }
 
@@ -295,12 +305,6 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
     throw error;
   } finally {
     native.unlock(fd, OPEN_LOCK_BYTE, 1);
-  }
-  try {
-    cleanDead(session);
-  } catch (error) {
-    closeSession(session);
-    throw error;
   }
   return session;
 }

@@ -263,6 +263,18 @@ function measure(
   return children;
 }
 
+/**
+ * Would a compaction of the locked segment make room for a record of `units`, or save an extent? Large records leave
+ * gaps at the end of extents, which count as dead and come back with every compaction.
+ */
+export function compactingHelps(session: Session, head: number, units: number): boolean {
+  const words = extentWords(session.memory, head);
+  const base = extentBase(head);
+  const [child] = measure(session, words, base, 'compact', words[base + S_DEPTH_WORD]!, Date.now(), 0);
+  const { tail, logExtents } = child!;
+  return logExtents < words[base + S_LOG_COUNT_WORD]! || placeFor(tail, units) >>> EXTENT_UNIT_SHIFT < logExtents;
+}
+
 /** Takes the child's extents out of `free` and writes what its head says before any record is in. */
 function prepare(session: Session, child: Child, free: number[], prefix: number, depth: number): void {
   const { memory } = session;

@@ -68,7 +68,7 @@ import {
 } from './layout.js';
 import { acquire, markClean, release, releaseDirty } from './lock.js';
 import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
-import { clearIndexExtent, type Replacement, replaceSegment, terminate } from './rebuild.js';
+import { clearIndexExtent, compactingHelps, type Replacement, replaceSegment, terminate } from './rebuild.js';
 import { payloadIndex, placeMix, recordChecksum, recordWordsAt, unitsOf } from './record.js';
 import { repairSegment } from './repair.js';
 import { retireOldIndex, retireValue } from './retire.js';
@@ -333,6 +333,7 @@ export function makeSegmentRoom(session: Session, head: number, units: number, k
   if (isFull && live > whole * SPLIT_SHARE && canSplit(session, words, base)) how = 'split';
   else if (dead >= Math.max(live * 0.9, EXTENT_SIZE)) how = 'compact';
   else if (isFull && live <= whole * SPLIT_SHARE && dead >= EXTENT_SIZE) how = 'compact';
+  if (how === 'compact' && !compactingHelps(session, head, units)) how = undefined;
   if (how !== undefined) return replaceSegment(session, head, how, how === 'compact' ? 0 : keep);
   return addLogExtent(session, head, logCount, keep);
 }

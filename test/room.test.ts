@@ -1,0 +1,51 @@
+/** Making room where the numbers mislead, and an open that fails late. */
+import { spawnSync } from 'node:child_process';
+import { rmSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { expect, test } from 'vitest';
+import { open } from '../dist/index.js';
+import { freshPath } from './support/native-harness.js';
+
+test('gaps behind large records, which no compaction can close, do not keep a writer from going on', async () => {
+  const path = freshPath('store');
+  const store = open(path, { segmentSize: 65536, durability: 'none', hash: () => 0 });
+  // With this hash they lie in this order after a compaction: nothing in the head, where only 28 KiB are left, then a
+  // large record and a small one in each extent, and no room for another large one. More than half of that is gaps.
+  for (let n = 0; n < 100; n++) {
+    for (const key of ['large 0', 'small 0', 'large 1', 'small 1']) {
+      const value = Buffer.alloc(key.startsWith('large') ? 32_500 : 1000, n);
+      store.set(key, value);
+      expect((store.get(key) as Buffer).equals(value)).toBe(true);
+    }
+  }
+  expect(store.stats().fileSize).toBeLessThan(8 * 1024 * 1024);
+  expect((await store.check()).problems).toEqual([]);
+  store.close();
+  rmSync(dirname(path), { recursive: true });
+});
+
+test('an open that fails while it cleans up after a dead owner tells why, and closes its files once', () => {
+  const path = freshPath('store');
+  const code = (work: string) => `
+    import { open } from ${JSON.stringify(new URL('../dist/index.js', import.meta.url).href)};
+    import { readdirSync } from 'node:fs';
+    const path = ${JSON.stringify(path)};
+    ${work}`;
+  const run = (work: string, failpoints: string) =>
+    spawnSync(process.execPath, ['--input-type=module', '-e', code(work)], {
+      encoding: 'utf8',
+      env: { ...process.env, MMAPKV_FAILPOINTS: failpoints },
+    });
+  const killed = run("open(path).set('key', 'value');", 'put.published=kill');
+  expect(killed.signal).toBe('SIGKILL');
+  const refused = run(
+    `open(path + '.other').close();
+    console.log('warm');
+    const before = readdirSync('/proc/self/fd').length;
+    try { open(path); } catch (error) { console.log(error.cause.message); }
+    console.log(readdirSync('/proc/self/fd').length - before);
+    console.log(open(path).get('key'));`,
+    'cleanup.done=throw',
+  );
+  expect(refused).toMatchObject({ stdout: 'warm\nfailpoint cleanup.done\n0\nvalue\n', stderr: '', status: 0 });
+});
