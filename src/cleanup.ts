@@ -71,6 +71,26 @@ export function settle(session: Session): void {
   }
 }
 
+/** ms between two looks at whether an interrupted call left something to put in order. */
+const SETTLE_INTERVAL = 200;
+
+/**
+ * A call that was cut off by a vm timeout leaves a lock behind that no call may ever touch again: a timer looks after
+ * it, so that other processes get their segment back. It runs between calls, so whatever it finds held is left over.
+ */
+export function watchInterrupted(session: Session): NodeJS.Timeout {
+  const timer = setInterval(() => {
+    if (session.closed || (!session.busy && session.held === 0 && !session.interrupted && session.deferred.length === 0)) return;
+    try {
+      settle(session);
+    } catch {
+      // The next tick, or the next call, tries again.
+    }
+  }, SETTLE_INTERVAL);
+  timer.unref();
+  return timer;
+}
+
 /** Takes a lock over from `owner`, if that is who holds it. */
 function seize(session: Session, words: Int32Array, index: number, owner: number): boolean {
   const found = Atomics.load(words, index);

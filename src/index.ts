@@ -5,4 +5,5 @@ export type { StoreOptions } from './options.js';
 export type { OwnerFacts } from './owners.js';
 export type { CheckReport, Problem, ProblemCode } from './report.js';
 export type { StoreStats } from './stats.js';
-export { type CheckOptions, type Entry, type IterationOptions, type Key, open, Store, type Value, type WriteOptions } from './store.js';
+export { open, Store } from './store.js';
+export type { CheckOptions, Entry, IterationOptions, Key, Value, WriteOptions } from './types.js';

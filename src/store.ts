@@ -1,60 +1,19 @@
 /** The Store class: arguments are checked here, in a fixed order (open, writable, value, key, options), then handed on. */
+import { checkFunction, checkIterable, closedError, readOnlyError, ttlOf } from './arguments.js';
 import { checkSteps } from './check.js';
-import { settle } from './cleanup.js';
+import { settle, watchInterrupted } from './cleanup.js';
+import { clearStore } from './clear.js';
 import { encoded, encodeKey, encodeValue, keyWords, releaseValue } from './codec.js';
-import { forEachSegment } from './directory.js';
-import { type StoreError, storeError } from './errors.js';
-import { heldBackExtents, makeRoom } from './extents.js';
 import { currentValue, isPresent, iterate, keyAs } from './iterator.js';
-import { S_COUNT_WORD, S_LOG_COUNT_WORD, S_LOG_START_WORD, S_PREFIX_WORD, S_TAIL_WORD } from './layout.js';
-import { extentBase, extentWords } from './memory.js';
 import { closeSession, openSession } from './open.js';
 import { checkTTL, normalizeOptions, type StoreOptions } from './options.js';
 import { AS_BYTES, AS_PRESENCE, AS_VALUE, read } from './read.js';
-import { replaceSegment } from './rebuild.js';
 import type { CheckReport } from './report.js';
-import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
 import { collectStats, countEntries, type StoreStats } from './stats.js';
-import { ALWAYS, addNumber, finished, IF_ABSENT, IF_PRESENT, IF_VERSION, NEVER_EXPIRES, remove, setExpiry, writeValue } from './write.js';
+import type { CheckOptions, Entry, IterationOptions, Key, Value, WriteOptions } from './types.js';
+import { ALWAYS, addNumber, IF_ABSENT, IF_PRESENT, IF_VERSION, NEVER_EXPIRES, remove, setExpiry, writeValue } from './write.js';
 
-/** A key: a string stands for its UTF-8 bytes. 0 to 16,384 bytes. */
-export type Key = string | Uint8Array;
-
-/**
- * A value: whatever structured clone takes, up to 1 GiB encoded. The type that was set comes back, a Buffer for a
- * Uint8Array. undefined, functions and symbols are a TypeError.
- */
-// biome-ignore lint/suspicious/noExplicitAny: a value is whatever the user stores and reads back.
-export type Value = any;
-
-export interface WriteOptions {
-  /** Time to live in ms; the store's `ttl` by default. */
-  ttl?: number | undefined;
-}
-
-export interface Entry {
-  value: Value;
-  /** Grows with every write of the entry's segment; never the same for two writes of one key. */
-  version: number;
-  /** ms since 1970; undefined: never. */
-  expiresAt: number | undefined;
-}
-
-export interface IterationOptions {
-  /** Only keys that begin with this. */
-  prefix?: string | undefined;
-  /** How keys come: 'string' (default) or 'buffer'. */
-  as?: 'string' | 'buffer' | undefined;
-}
-
-export interface CheckOptions {
-  /** Called now and then with the share done, 0 to 1. */
-  onProgress?: ((share: number) => void) | undefined;
-}
-
-/** ms between two looks at whether an interrupted call left something to put in order. */
-const SETTLE_INTERVAL = 200;
 /** ms that check() works before it lets other callbacks run. */
 const CHECK_SLICE = 10;
 
@@ -320,31 +279,7 @@ export class Store implements Iterable<[string, Value]> {
   /** Removes every entry that was there when the call began, one segment at a time. */
   clear(): void {
     const session = this.#enterWrite();
-    session.busy = true;
-    // Segments that split meanwhile leave their second half behind the cursor: the walk meets it later.
-    forEachSegment(session, (found) => {
-      const hash = extentWords(session.memory, found)[extentBase(found) + S_PREFIX_WORD]!;
-      for (;;) {
-        const view = lockSegment(session, hash);
-        let need: number;
-        try {
-          const { words, base } = view;
-          const isEmpty =
-            words[base + S_COUNT_WORD] === 0 &&
-            words[base + S_LOG_COUNT_WORD] === 1 &&
-            words[base + S_TAIL_WORD] === words[base + S_LOG_START_WORD];
-          need = isEmpty ? 0 : replaceSegment(session, view.head, 'clear', 0);
-        } catch (error) {
-          unlockDirty(session, view);
-          throw error;
-        }
-        unlockSegment(session, view);
-        if (need === 0) return;
-        makeRoom(session, need + Math.min(1, heldBackExtents(session)));
-      }
-    });
-    finished(session, true);
-    session.busy = false;
+    clearStore(session);
     session.memory.checkFaults();
   }
 
@@ -442,51 +377,4 @@ export class Store implements Iterable<[string, Value]> {
   [Symbol.dispose](): void {
     this.close();
   }
-}
-
-/**
- * A call that was cut off by a vm timeout leaves a lock behind that no call may ever touch again: a timer looks after
- * it, so that other processes get their segment back. It runs between calls, so whatever it finds held is left over.
- */
-function watchInterrupted(session: Session): NodeJS.Timeout {
-  const timer = setInterval(() => {
-    if (session.closed || (!session.busy && session.held === 0 && !session.interrupted && session.deferred.length === 0)) return;
-    try {
-      settle(session);
-    } catch {
-      // The next tick, or the next call, tries again.
-    }
-  }, SETTLE_INTERVAL);
-  timer.unref();
-  return timer;
-}
-
-function ttlOf(options: WriteOptions | number): number | undefined {
-  if (typeof options === 'number') return checkTTL(options);
-  if (typeof options !== 'object' || options === null)
-    throw new TypeError(`options must be an object or a number (ttl in ms), got ${typeof options}`);
-  return options.ttl === undefined ? undefined : checkTTL(options.ttl);
-}
-
-function checkFunction(name: string, value: unknown): void {
-  if (typeof value !== 'function') throw new TypeError(`${name} must be a function, got ${typeof value}`);
-}
-
-function checkIterable(name: string, value: unknown): void {
-  if (
-    value === null ||
-    value === undefined ||
-    typeof (value as Iterable<unknown>)[Symbol.iterator] !== 'function' ||
-    typeof value === 'string'
-  ) {
-    throw new TypeError(`${name} must be an iterable, such as an array`);
-  }
-}
-
-function closedError(path: string): StoreError {
-  return storeError('ERR_STORE_CLOSED', path, 'the store is closed', {}, 'open it again');
-}
-
-function readOnlyError(path: string): StoreError {
-  return storeError('ERR_STORE_READ_ONLY', path, 'the store was opened readOnly', {}, 'open it without readOnly to write');
 }

@@ -1,0 +1,34 @@
+/** Checks of the arguments that the Store's calls share, and the errors of its states. */
+import { type StoreError, storeError } from './errors.js';
+import { checkTTL } from './options.js';
+import type { WriteOptions } from './types.js';
+
+export function ttlOf(options: WriteOptions | number): number | undefined {
+  if (typeof options === 'number') return checkTTL(options);
+  if (typeof options !== 'object' || options === null)
+    throw new TypeError(`options must be an object or a number (ttl in ms), got ${typeof options}`);
+  return options.ttl === undefined ? undefined : checkTTL(options.ttl);
+}
+
+export function checkFunction(name: string, value: unknown): void {
+  if (typeof value !== 'function') throw new TypeError(`${name} must be a function, got ${typeof value}`);
+}
+
+export function checkIterable(name: string, value: unknown): void {
+  if (
+    value === null ||
+    value === undefined ||
+    typeof (value as Iterable<unknown>)[Symbol.iterator] !== 'function' ||
+    typeof value === 'string'
+  ) {
+    throw new TypeError(`${name} must be an iterable, such as an array`);
+  }
+}
+
+export function closedError(path: string): StoreError {
+  return storeError('ERR_STORE_CLOSED', path, 'the store is closed', {}, 'open it again');
+}
+
+export function readOnlyError(path: string): StoreError {
+  return storeError('ERR_STORE_READ_ONLY', path, 'the store was opened readOnly', {}, 'open it without readOnly to write');
+}

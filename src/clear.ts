@@ -1,0 +1,39 @@
+/** Clearing: each segment is replaced by an empty one, under its lock. */
+import { forEachSegment } from './directory.js';
+import { heldBackExtents, makeRoom } from './extents.js';
+import { S_COUNT_WORD, S_LOG_COUNT_WORD, S_LOG_START_WORD, S_PREFIX_WORD, S_TAIL_WORD } from './layout.js';
+import { extentBase, extentWords } from './memory.js';
+import { replaceSegment } from './rebuild.js';
+import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
+import type { Session } from './session.js';
+import { finished } from './write.js';
+
+/** Removes every entry that was there when the call began. */
+export function clearStore(session: Session): void {
+  session.busy = true;
+  // Segments that split meanwhile leave their second half behind the cursor: the walk meets it later.
+  forEachSegment(session, (found) => clearSegment(session, extentWords(session.memory, found)[extentBase(found) + S_PREFIX_WORD]!));
+  finished(session, true);
+  session.busy = false;
+}
+
+function clearSegment(session: Session, hash: number): void {
+  for (;;) {
+    const view = lockSegment(session, hash);
+    let need: number;
+    try {
+      const { words, base } = view;
+      const isEmpty =
+        words[base + S_COUNT_WORD] === 0 &&
+        words[base + S_LOG_COUNT_WORD] === 1 &&
+        words[base + S_TAIL_WORD] === words[base + S_LOG_START_WORD];
+      need = isEmpty ? 0 : replaceSegment(session, view.head, 'clear', 0);
+    } catch (error) {
+      unlockDirty(session, view);
+      throw error;
+    }
+    unlockSegment(session, view);
+    if (need === 0) return;
+    makeRoom(session, need + Math.min(1, heldBackExtents(session)));
+  }
+}
