@@ -211,8 +211,11 @@ function resolve(session: Session, extent: number, kind: number): void {
     });
     return;
   }
+  // Its owner may have died before it said what the extent becomes: the word is then of an earlier life, a value's hash even.
   const segment = words[base + X_SEGMENT_WORD]!;
-  const isSegment = segment !== 0 && (extentWords(session.memory, segment)[extentBase(segment) + X_STATE_WORD]! & KIND_MASK) === KIND_HEAD;
+  const end = Atomics.load(session.memory.words[0]!, R_FRESH_WORD);
+  const isSegment =
+    segment > 0 && segment < end && (extentWords(session.memory, segment)[extentBase(segment) + X_STATE_WORD]! & KIND_MASK) === KIND_HEAD;
   if (!isSegment) {
     decide(session, extent, false);
     return;

@@ -24,21 +24,38 @@ test('gaps behind large records, which no compaction can close, do not keep a wr
   rmSync(dirname(path), { recursive: true });
 });
 
+const index = JSON.stringify(new URL('../dist/index.js', import.meta.url).href);
+
+/** Runs the code, which has `open` and `path`, in a process of its own. */
+function run(path: string, work: string, failpoints: string) {
+  const code = `import { open } from ${index}; import { readdirSync } from 'node:fs'; const path = ${JSON.stringify(path)}; ${work}`;
+  return spawnSync(process.execPath, ['--input-type=module', '-e', code], {
+    encoding: 'utf8',
+    env: { ...process.env, MMAPKV_FAILPOINTS: failpoints },
+  });
+}
+
+test('an extent that held a large value, in the hands of a writer that dies before it says what for, becomes free', async () => {
+  const path = freshPath('store');
+  const before = open(path);
+  for (const key of ['a', 'b', 'c']) before.set(key, Buffer.alloc(3_000_000));
+  // More than waits for reuse: the rest is free at once.
+  expect(before.deleteMany(['a', 'b', 'c'])).toBe(3);
+  before.close();
+  const killed = run(path, 'const store = open(path); for (let n = 0; ; n++) store.set("key " + n, n);', 'extents.taken=kill');
+  expect(killed.signal).toBe('SIGKILL');
+  const store = open(path);
+  expect(store.get('key 0')).toBe(0);
+  expect((await store.check()).problems).toEqual([]);
+  store.close();
+});
+
 test('an open that fails while it cleans up after a dead owner tells why, and closes its files once', () => {
   const path = freshPath('store');
-  const code = (work: string) => `
-    import { open } from ${JSON.stringify(new URL('../dist/index.js', import.meta.url).href)};
-    import { readdirSync } from 'node:fs';
-    const path = ${JSON.stringify(path)};
-    ${work}`;
-  const run = (work: string, failpoints: string) =>
-    spawnSync(process.execPath, ['--input-type=module', '-e', code(work)], {
-      encoding: 'utf8',
-      env: { ...process.env, MMAPKV_FAILPOINTS: failpoints },
-    });
-  const killed = run("open(path).set('key', 'value');", 'put.published=kill');
+  const killed = run(path, "open(path).set('key', 'value');", 'put.published=kill');
   expect(killed.signal).toBe('SIGKILL');
   const refused = run(
+    path,
     `open(path + '.other').close();
     console.log('warm');
     const before = readdirSync('/proc/self/fd').length;
