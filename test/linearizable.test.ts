@@ -150,6 +150,34 @@ function simulate(random: Random, clients: number, count: number): Operation[] {
     });
 }
 
+test('a read that is held up while its segment is replaced and the space used again starts over', () => {
+  const path = join(folder, 'held-up');
+  const reader = open(path, OPTIONS);
+  const writer = open(path, OPTIONS);
+  const hour = 3_600_000;
+  reader.set('key', 'x'.repeat(2000), hour);
+  const { now } = Date;
+  let calls = 0;
+  try {
+    // The clock is asked between finding the record and copying its value: there this process can be held up at will.
+    Date.now = () => {
+      if (calls++ === 0) {
+        writer.set('key', 'y'.repeat(2000), hour);
+        for (let n = 0; n < 20_000; n++) writer.set(`filler ${n % 3000}`, String(n).repeat(80));
+        // The key in the scratch memory of this thread is the reader's again.
+        writer.get('key');
+      }
+      return now();
+    };
+    expect(reader.get('key')).toBe('y'.repeat(2000));
+    expect(calls).toBeGreaterThan(1);
+  } finally {
+    Date.now = now;
+    reader.close();
+    writer.close();
+  }
+});
+
 interface Peer {
   child: ChildProcess;
   lines: string[];
