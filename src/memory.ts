@@ -23,6 +23,8 @@ import {
 import { type Mapping, native } from './native.js';
 
 const REGION_SIZE = REGION_EXTENTS * EXTENT_SIZE;
+/** Bytes that a read-only open maps at least. */
+const LEAST_REACH = 16 * 1024 * 1024;
 const CONTROL_REGION_SIZE = CONTROL_ENTRY_SIZE << CONTROL_REGION_SHIFT;
 
 export class Memory {
@@ -75,12 +77,15 @@ export class Memory {
 
   /** Makes the extents below `count` reachable. The caller knows that the file holds them. */
   mapExtents(count: number): void {
-    while (this.words.length * REGION_EXTENTS < count) {
-      const region = this.words.length;
-      const buffer = this.map(this.fd, region * REGION_SIZE, REGION_SIZE, 'the data file');
+    for (let region = 0; region * REGION_EXTENTS < count; region++) {
+      const size = Math.min(count - region * REGION_EXTENTS, REGION_EXTENTS) * EXTENT_SIZE;
+      const mapped = this.words[region]?.byteLength ?? 0;
+      if (size <= mapped) continue;
+      const buffer = this.map(this.fd, region * REGION_SIZE, this.reachFor(size), 'the data file');
       this.dataFaults.push(this.faults[this.faults.length - 1]!);
-      this.bytes.push(Buffer.from(buffer));
-      this.words.push(new Int32Array(buffer));
+      // A shorter mapping of the region stays as it is: views hold on to it, and it shows the same pages.
+      this.bytes[region] = Buffer.from(buffer);
+      this.words[region] = new Int32Array(buffer);
     }
     if (this.controlFd >= 0) {
       while (this.entries.length << CONTROL_REGION_SHIFT < count) {
@@ -89,6 +94,18 @@ export class Memory {
       }
     }
     this.limit = count;
+  }
+
+  /**
+   * Bytes to map for `size` bytes of a region. A writable open maps all of it: growth then needs no further mapping.
+   * V8 counts the reach as memory and collects garbage for it (about 4 ms for 1 GiB), which a short look into a small
+   * file should not pay for.
+   */
+  private reachFor(size: number): number {
+    if (this.controlFd >= 0) return REGION_SIZE;
+    let reach = LEAST_REACH;
+    while (reach < 2 * size && reach < REGION_SIZE) reach *= 2;
+    return reach;
   }
 
   /** Called with an extent number at or past `limit`: another process has grown the file, or the number is wrong. */
