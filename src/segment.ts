@@ -331,7 +331,7 @@ export function makeSegmentRoom(session: Session, head: number, units: number, k
   const isFull = logCount * EXTENT_SIZE > whole;
   let how: Replacement | undefined;
   if (isFull && live > whole * SPLIT_SHARE && canSplit(session, words, base)) how = 'split';
-  else if (dead >= Math.max(live * 0.9, EXTENT_SIZE)) how = 'compact';
+  else if (dead >= Math.max(live * 0.75, EXTENT_SIZE)) how = 'compact';
   else if (isFull && live <= whole * SPLIT_SHARE && dead >= EXTENT_SIZE) how = 'compact';
   if (how === 'compact' && !compactingHelps(session, head, units)) how = undefined;
   if (how !== undefined) return replaceSegment(session, head, how, how === 'compact' ? 0 : keep);
