@@ -12,6 +12,8 @@ import { replayable } from '../support/random.js';
 
 const KILLS = Number(process.env.MMAPKV_KILLS ?? 24);
 const SLOTS = 3;
+/** Splits and compactions, but not so small that a few large values more or less split a segment for good. */
+const SEGMENT_SIZE = 256 * 1024;
 /** All that the writers can have alive at once stays under this; so must the file, however many were killed. */
 const MOST_BYTES = 256 * 2 ** 20;
 
@@ -27,8 +29,8 @@ test(`${KILLS} kills at random times lose nothing, block nobody and leak nothing
   const folder = freshFolder();
   const path = join(folder, 'store');
   const bystander = new Bystander();
-  await bystander.open(path);
-  const store = open(path, { segmentSize: 65536 });
+  await bystander.open(path, SEGMENT_SIZE);
+  const store = open(path, { segmentSize: SEGMENT_SIZE });
   const start = (slot: number, model: Model): Running => {
     const seed = random.next();
     const log = join(folder, `log-${seed}`);

@@ -2,7 +2,7 @@
 import { expect, onTestFinished, test } from 'vitest';
 import { open } from '../../dist/index.js';
 import { expectInOrder } from '../support/kills.js';
-import { freshPath, startPeer, startThread } from '../support/processes.js';
+import { freshPath, startPeer, startThread, until } from '../support/processes.js';
 import { replayable } from '../support/random.js';
 import { verifyValue } from '../support/values.mjs';
 
@@ -44,7 +44,12 @@ test('readers see no torn, foreign, older or deleted value while 3 writers overw
   while (performance.now() < end) {
     // Beside the writers, a check finds nothing either.
     expect((await check.check()).problems.slice(0, 5)).toEqual([]);
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    // A reader stopped in the middle of a read: what it was looking at is replaced and reused before it goes on.
+    for (const reader of readers) reader.kill('SIGSTOP');
+    const epoch = check.stats().epoch;
+    await until(() => check.stats().epoch > epoch + 1, 'space is reused');
+    for (const reader of readers) reader.kill('SIGCONT');
+    await new Promise((resolve) => setTimeout(resolve, random.below(10)));
   }
   for (const reader of readers) {
     reader.say('stop');
