@@ -40,6 +40,7 @@ import {
   SEQUENCE_HIGH_SHIFT,
   SLOT_TOMBSTONE,
   X_BIRTH_WORD,
+  X_GENERATION_WORD,
   X_STATE_WORD,
 } from './layout.js';
 import { acquire, markClean, release } from './lock.js';
@@ -80,6 +81,9 @@ export function repairSegment(session: Session, head: number): void {
   }
   const index = Atomics.load(words, base + S_INDEX_WORD);
   checkIndex(session, index);
+  // The holder may have died between the new index and the generation: whoever still looks at the old one must find out.
+  Atomics.store(words, base + X_GENERATION_WORD, words[base + X_GENERATION_WORD]! + 2);
+  if (failpoint !== null) failpoint('repair.raised');
   rollForward(session, head, words, base);
   if (failpoint !== null) failpoint('repair.rolled');
   recount(session, words, base);
