@@ -107,6 +107,8 @@ export function retireSegment(session: Session, head: number): void {
     forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => retireValue(session, words, base, slots[i + 1]!));
   }
   if ((words[base + S_REPLACED_WORD]! & REPLACED_WITHOUT) !== 0) retireValue(session, words, base, words[base + S_PENDING_VALUE_WORD]!);
+  // Not to be done again: once an index or log extent is retired, it may become anything before this is finished.
+  Atomics.store(words, base + S_REPLACED_WORD, 0);
   const extents: number[] = [];
   for (const list of [INDEX_LIST_0_WORD, INDEX_LIST_1_WORD]) {
     for (let i = 0; i < INDEX_LIST_COUNT && words[base + list + i] !== 0; i++) extents.push(words[base + list + i]!);
