@@ -94,11 +94,14 @@ function storeValue(
   let written = false;
   try {
     written = write(session, hash, keySize, payload, expiresAt, condition, version);
-  } finally {
-    if (failpoint !== null) failpoint('large.entered');
-    if (written) for (const extent of extents) attachExtent(session, extent);
-    else unreserveExtents(session, extents);
+  } catch (error) {
+    // Cut off anywhere, a whole record may lie at the log's end, to which repair lets the key refer: settle() finds out.
+    if (error instanceof StoreError) unreserveExtents(session, extents);
+    throw error;
   }
+  if (failpoint !== null) failpoint('large.entered');
+  if (written) for (const extent of extents) attachExtent(session, extent);
+  else unreserveExtents(session, extents);
   return written;
 }
 
