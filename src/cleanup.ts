@@ -129,6 +129,13 @@ export function cleanEveryOwner(session: Session): void {
 
 const ANY_OWNER = -1;
 
+/** Extents of large values that one owner has in reserve for keys with one hash. */
+interface ReservedValue {
+  hash: number;
+  owner: number;
+  extents: number[];
+}
+
 function cleanOwner(session: Session, owner: number): void {
   const { memory } = session;
   const { fixed } = memory;
@@ -160,7 +167,7 @@ function cleanOwner(session: Session, owner: number): void {
     if (failpoint !== null) failpoint('cleanup.seized');
   }
   // A segment that was replaced but not retired, and whose lock nobody holds: only its head tells.
-  const values = new Map<number, number[]>();
+  const values = new Map<string, ReservedValue>();
   for (let extent = 1; extent < end; extent++) {
     const words = extentWords(memory, extent);
     const base = extentBase(extent);
@@ -173,33 +180,31 @@ function cleanOwner(session: Session, owner: number): void {
     const kind = state & KIND_MASK;
     if (kind === KIND_VALUE || kind === KIND_VALUE_LIST) {
       const hash = words[base + X_SEGMENT_WORD]!;
-      values.set(hash, [...(values.get(hash) ?? []), extent]);
+      const value = values.get(`${hash} ${reservedBy}`);
+      if (value === undefined) values.set(`${hash} ${reservedBy}`, { hash, owner: reservedBy, extents: [extent] });
+      else value.extents.push(extent);
     } else {
-      resolve(session, extent, kind);
+      resolve(session, extent, reservedBy, kind);
       if (failpoint !== null) failpoint('cleanup.resolved');
     }
   }
-  for (const [hash, extents] of values) resolveValues(session, hash, extents);
+  for (const value of values.values()) resolveValues(session, value);
   if (failpoint !== null) failpoint('cleanup.done');
 }
 
-function reservedBy(session: Session, extent: number): number {
-  return extentWords(session.memory, extent)[extentBase(extent) + X_STATE_WORD]! >>> KIND_OWNER_SHIFT;
-}
-
-function decide(session: Session, extent: number, isReferredTo: boolean): void {
-  if (isReferredTo) attachExtent(session, extent, reservedBy(session, extent));
-  else unreserveExtents(session, [extent]);
+function decide(session: Session, extent: number, owner: number, isReferredTo: boolean): void {
+  if (isReferredTo) attachExtent(session, extent, owner);
+  else unreserveExtents(session, [extent], owner);
 }
 
 /** An extent in reserve that is (or was to be) part of a segment or of the directory. */
-function resolve(session: Session, extent: number, kind: number): void {
+function resolve(session: Session, extent: number, owner: number, kind: number): void {
   const words = extentWords(session.memory, extent);
   const base = extentBase(extent);
   if (kind === KIND_DIRECTORY) {
     const ordinal = words[base + X_ORDINAL_WORD]!;
     const isCounted = ordinal < (2 ** directoryDepth(session)) >>> DIRECTORY_EXTENT_SHIFT;
-    decide(session, extent, isCounted && session.memory.words[0]![DIRECTORY_LIST_WORD + ordinal] === extent);
+    decide(session, extent, owner, isCounted && session.memory.words[0]![DIRECTORY_LIST_WORD + ordinal] === extent);
     return;
   }
   if (kind === KIND_HEAD) {
@@ -207,7 +212,7 @@ function resolve(session: Session, extent: number, kind: number): void {
       const isAlive = isPublished(session, extent);
       // Nobody may take it for a segment, now that it becomes free.
       if (!isAlive && (words[base] as number) % 2 === 0) Atomics.store(words, base + X_GENERATION_WORD, words[base]! + 1);
-      decide(session, extent, isAlive);
+      decide(session, extent, owner, isAlive);
     });
     return;
   }
@@ -217,10 +222,10 @@ function resolve(session: Session, extent: number, kind: number): void {
   const isSegment =
     segment > 0 && segment < end && (extentWords(session.memory, segment)[extentBase(segment) + X_STATE_WORD]! & KIND_MASK) === KIND_HEAD;
   if (!isSegment) {
-    decide(session, extent, false);
+    decide(session, extent, owner, false);
     return;
   }
-  withSegment(session, segment, () => decide(session, extent, isPublished(session, segment) && isListed(session, segment, extent)));
+  withSegment(session, segment, () => decide(session, extent, owner, isPublished(session, segment) && isListed(session, segment, extent)));
 }
 
 /** Does the directory (or a replaced segment's child) lead to this head? */
@@ -242,7 +247,7 @@ function isListed(session: Session, head: number, extent: number): boolean {
 }
 
 /** Extents of a large value in reserve: is there a record for the hash that lists them? */
-function resolveValues(session: Session, hash: number, extents: number[]): void {
+function resolveValues(session: Session, { hash, owner, extents }: ReservedValue): void {
   const { memory } = session;
   const view = lockSegment(session, hash);
   try {
@@ -260,10 +265,11 @@ function resolveValues(session: Session, hash: number, extents: number[]): void 
         }
       }
     });
-    for (const extent of extents) if (listed.has(extent)) attachExtent(session, extent, reservedBy(session, extent));
+    for (const extent of extents) if (listed.has(extent)) attachExtent(session, extent, owner);
     unreserveExtents(
       session,
       extents.filter((extent) => !listed.has(extent)),
+      owner,
     );
   } finally {
     unlockSegment(session, view);

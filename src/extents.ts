@@ -181,13 +181,13 @@ export function attachExtent(session: Session, extent: number, owner = session.o
   if (state >>> KIND_OWNER_SHIFT === owner) Atomics.compareExchange(w, i, state, state & KIND_MASK);
 }
 
-/** Gives back extents that were reserved and never referred to. */
-export function unreserveExtents(session: Session, extents: readonly number[]): void {
+/** Gives back extents that `owner` reserved and nothing refers to. One that is somebody else's by now is left alone. */
+export function unreserveExtents(session: Session, extents: readonly number[], owner = session.owner): void {
   if (extents.length === 0) return;
   withAllocator(session, (r) => {
     for (const extent of extents) {
       const state = extentWords(session.memory, extent)[extentBase(extent) + X_STATE_WORD]!;
-      if (state >>> KIND_OWNER_SHIFT !== 0) pushFree(session, r, extent);
+      if (owner !== 0 && state >>> KIND_OWNER_SHIFT === owner) pushFree(session, r, extent);
     }
   });
 }

@@ -1,0 +1,102 @@
+/**
+ * Interleavings that random kills hardly meet, each told by docs/concurrency.md: somebody dies or is cut off at one
+ * point of a protocol while another process still knows the store as it was before.
+ */
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { reserveExtents, unreserveExtents } from '../dist/extents.js';
+import { open, type Store } from '../dist/index.js';
+import { EXTENT_SIZE, KIND_OWNER_SHIFT, X_STATE_WORD } from '../dist/layout.js';
+import { closeSession, openSession } from '../dist/open.js';
+import { normalizeOptions } from '../dist/options.js';
+
+function freshPath(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'mmapkv-protocol-'));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  return join(folder, 'store');
+}
+
+/** Runs code with the store open in a process of its own, which a failpoint kills or disturbs. Says how it ended. */
+function runWith(failpoints: string, path: string, code: string): string {
+  const script = `const { open } = await import(process.argv[1]); const store = open(process.argv[2]); ${code}`;
+  try {
+    const args = ['--input-type=module', '-e', script, new URL('../dist/index.js', import.meta.url).href, path];
+    return execFileSync(process.execPath, args, {
+      env: { ...process.env, MMAPKV_FAILPOINTS: failpoints },
+      encoding: 'utf8',
+      stdio: 'pipe',
+    });
+  } catch (error) {
+    return (error as { signal: string | null }).signal ?? String(error);
+  }
+}
+
+function problemsOf(store: Store): Promise<unknown> {
+  return store.check().then((report) => report.problems);
+}
+
+test('a writer that dies between a new index and the generation leaves nobody with the old index', async () => {
+  const path = freshPath();
+  const store = open(path);
+  for (let i = 0; i < 12_000; i++) store.set(`key ${i}`, i);
+  expect(runWith('index.published=kill', path, `for (let i = 12000; ; i++) store.set('key ' + i, i);`)).toBe('SIGKILL');
+  // This process knows every segment as it was before. What it writes now all must see.
+  for (let i = 0; i < 500; i++) store.set(`new ${i}`, i);
+  const other = open(path);
+  for (let i = 0; i < 500; i++) expect(other.get(`new ${i}`), `new ${i}`).toBe(i);
+  expect(await problemsOf(other)).toEqual([]);
+  other.close();
+  store.close();
+});
+
+test('a segment that was cleared and half retired by somebody who died is retired though its extents are in use again', async () => {
+  const path = freshPath();
+  const store = open(path);
+  for (let i = 0; i < 18_000; i++) store.set(`key ${i}`, i);
+  expect(runWith('extents.quarantined=kill', path, 'store.clear();')).toBe('SIGKILL');
+  // What is in quarantine becomes free, and is filled with something else.
+  const value = Buffer.alloc(6_000_000, 'not the slots of an index. ');
+  for (let i = 0; i < 4; i++) {
+    store.set('large', value);
+    store.delete('large');
+  }
+  store.set('large', value);
+  const other = open(path);
+  expect(other.getBinary('large')?.equals(value)).toBe(true);
+  expect(await problemsOf(other)).toEqual([]);
+  other.close();
+  store.close();
+});
+
+test('a large value whose write is cut off behind its record keeps its extents, or has not happened', async () => {
+  const path = freshPath();
+  const code = `
+    const value = (letter) => Buffer.alloc(200000, letter);
+    try { store.set('large', value('a')); } catch (error) { if (error.message !== 'failpoint put.written') throw error; }
+    for (let i = 0; i < 100; i++) store.set('small ' + i, i);
+    for (let i = 0; i < 20; i++) store.set('large ' + i, value('b'));
+    const found = store.get('large');
+    if (found !== undefined && !found.equals(value('a'))) throw new Error('not the value');
+    const { problems } = await store.check();
+    process.stdout.write(JSON.stringify(problems));
+    store.close();`;
+  expect(runWith('put.written=throw', path, code)).toBe('[]');
+});
+
+test('who gives back an extent that another owner has by now gives back nothing', () => {
+  const path = freshPath();
+  const options = normalizeOptions(path, {});
+  const one = openSession(path, options);
+  const other = openSession(path, options);
+  const extents: number[] = [];
+  expect(reserveExtents(other, 1, 0, extents)).toBe(true);
+  unreserveExtents(one, extents);
+  const state = one.memory.words[0]![(extents[0]! * EXTENT_SIZE) / 4 + X_STATE_WORD]!;
+  expect(state >>> KIND_OWNER_SHIFT).toBe(other.owner);
+  unreserveExtents(other, extents);
+  closeSession(other);
+  closeSession(one);
+});
