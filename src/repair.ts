@@ -83,7 +83,6 @@ export function repairSegment(session: Session, head: number): void {
   checkIndex(session, index);
   // The holder may have died between the new index and the generation: whoever still looks at the old one must find out.
   Atomics.store(words, base + X_GENERATION_WORD, words[base + X_GENERATION_WORD]! + 2);
-  if (failpoint !== null) failpoint('repair.raised');
   rollForward(session, head, words, base);
   if (failpoint !== null) failpoint('repair.rolled');
   recount(session, words, base);
