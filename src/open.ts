@@ -329,9 +329,11 @@ export function closeSession(session: Session): void {
 function leave(session: Session, path: string): void {
   const { fd } = session.memory;
   let isHeld = false;
+  let isSettled = false;
   try {
     memoryIsWhole(session);
     settle(session);
+    isSettled = true;
     waitForOpenLock(path, fd, true, session.options.lockTimeout);
     isHeld = true;
     if (failpoint !== null) failpoint('close.settled');
@@ -356,7 +358,8 @@ function leave(session: Session, path: string): void {
     // What could not be left in order, the next open finds and repairs: the clean mark is not set.
   } finally {
     try {
-      releaseOwner(session);
+      // Else the slot stays in use: whoever finds nobody holding its byte cleans up what this open could not.
+      if (isSettled) releaseOwner(session);
     } finally {
       if (isHeld) native.unlock(fd, OPEN_LOCK_BYTE, 1);
     }

@@ -2,16 +2,18 @@
  * Interleavings that random kills hardly meet, each told by docs/concurrency.md: somebody dies or is cut off at one
  * point of a protocol while another process still knows the store as it was before.
  */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { reserveExtents, unreserveExtents } from '../dist/extents.js';
 import { open, type Store } from '../dist/index.js';
-import { EXTENT_SIZE, KIND_OWNER_SHIFT, X_STATE_WORD } from '../dist/layout.js';
+import { EXTENT_SIZE, KIND_OWNER_SHIFT, LOCK_ALLOCATOR_WORD, X_STATE_WORD } from '../dist/layout.js';
 import { closeSession, openSession } from '../dist/open.js';
 import { normalizeOptions } from '../dist/options.js';
+import { listOwners, ownerOf } from '../dist/owners.js';
 
 function freshPath(): string {
   const folder = mkdtempSync(join(tmpdir(), 'mmapkv-protocol-'));
@@ -99,4 +101,27 @@ test('who gives back an extent that another owner has by now gives back nothing'
   unreserveExtents(other, extents);
   closeSession(other);
   closeSession(one);
+});
+
+test('an open that cannot put in order what it left, since somebody else does not go on, leaves it to the others', async () => {
+  const path = freshPath();
+  const store = open(path);
+  const code = "const { open } = await import(process.argv[1]); open(process.argv[2]); console.log('open'); setInterval(() => {}, 1000);";
+  const holder = spawn(process.execPath, ['--input-type=module', '-e', code, new URL('../dist/index.js', import.meta.url).href, path]);
+  onTestFinished(() => void holder.kill('SIGKILL'));
+  await once(holder.stdout, 'data');
+  const session = openSession(path, normalizeOptions(path, { lockTimeout: 50 }));
+  const { fixed } = session.memory;
+  expect(reserveExtents(session, 1, 0, [])).toBe(true);
+  // As a call that was cut off leaves it, while a process that lives holds the allocator's lock.
+  session.busy = true;
+  const slot = listOwners(session).find(({ pid }) => pid === holder.pid)!.slot;
+  Atomics.store(fixed, LOCK_ALLOCATOR_WORD, ownerOf(slot, 1));
+  closeSession(session);
+  holder.kill('SIGKILL');
+  await once(holder, 'exit');
+  const other = open(path);
+  expect(await problemsOf(other)).toEqual([]);
+  other.close();
+  store.close();
 });
