@@ -60,7 +60,7 @@ export function printMachine(folder) {
 /** One line of the table: what, ours, theirs, their ratio, the target. */
 export function report(what, facts, ratio, target, isMet = ratio >= target) {
   const verdict = target === undefined ? '' : `target ${target}: ${isMet ? 'met' : 'MISSED'}`;
-  console.log(`${what.padEnd(44)} ${facts.padEnd(58)} ${ratio === undefined ? '' : ratio.toFixed(2).padStart(7)}  ${verdict}`);
+  console.log(`${what.padEnd(44)} ${facts.padEnd(66)} ${ratio === undefined ? '' : ratio.toFixed(2).padStart(7)}  ${verdict}`);
 }
 
 /** Starts bench/peer.mjs with a task; resolves with the message that it ends with. */
