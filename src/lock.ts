@@ -67,8 +67,9 @@ function acquireSlow(session: Session, words: Int32Array, index: number, what: s
     const holder = found & OWNER_MASK;
     if (holder === owner) return true;
     if (isInterrupted(session, holder) || !isAlive(session, holder)) {
-      if (Atomics.compareExchange(words, index, found, owner | LOCK_WAITERS_BIT) === found) return true;
-      continue;
+      if (Atomics.compareExchange(words, index, found, owner | LOCK_WAITERS_BIT) !== found) continue;
+      session.sawDead = true;
+      return true;
     }
     const left = deadline - performance.now();
     if (left <= 0) throw lockTimeout(session, holder, what);

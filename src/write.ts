@@ -347,7 +347,10 @@ function isNoRoom(error: unknown): boolean {
 
 /** No room in the file: compacts segments, wherever that gains an extent, until `wanted` are available. False: nothing was gained. */
 function reclaim(session: Session, wanted: number): boolean {
+  // The space of those who died is not lost, only nobody has looked yet.
+  const dead = cleanDead(session);
   reclaimQuarantine(session);
+  if (dead > 0 && availableExtents(session) >= wanted) return true;
   const before = availableExtents(session);
   forEachSegment(session, (head) => {
     const words = extentWords(session.memory, head);
@@ -363,7 +366,7 @@ function reclaim(session: Session, wanted: number): boolean {
     reclaimQuarantine(session);
   });
   // What a log cannot use at the ends of its extents looks like a gain, and is none.
-  return availableExtents(session) > before;
+  return dead > 0 || availableExtents(session) > before;
 }
 
 /** Not even room for a deletion in the log: rebuilds the segment without the key, for which enough extents are held back. */

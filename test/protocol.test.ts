@@ -4,13 +4,13 @@
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { reserveExtents, unreserveExtents } from '../dist/extents.js';
 import { open, type Store } from '../dist/index.js';
-import { EXTENT_SIZE, KIND_OWNER_SHIFT, LOCK_ALLOCATOR_WORD, X_STATE_WORD } from '../dist/layout.js';
+import { EXTENT_SIZE, KIND_OWNER_SHIFT, LOCK_ALLOCATOR_WORD, R_FRESH_WORD, X_STATE_WORD } from '../dist/layout.js';
 import { closeSession, openSession } from '../dist/open.js';
 import { normalizeOptions } from '../dist/options.js';
 import { listOwners, ownerOf } from '../dist/owners.js';
@@ -123,5 +123,30 @@ test('an open that cannot put in order what it left, since somebody else does no
   const other = open(path);
   expect(await problemsOf(other)).toEqual([]);
   other.close();
+  store.close();
+});
+
+test('what somebody had in reserve who died is there for the others when the store is full', async () => {
+  const path = freshPath();
+  const store = open(path, { maxSize: '12mb' });
+  expect(runWith('large.written=kill', path, 'store.set("large", Buffer.alloc(6_000_000));')).toBe('SIGKILL');
+  const value = Buffer.alloc(6_000_000, 1);
+  store.set('large', value);
+  expect(store.getBinary('large')?.equals(value)).toBe(true);
+  expect(await problemsOf(store)).toEqual([]);
+  store.close();
+});
+
+test("the first writer that meets a dead one's lock, whichever, cleans up the rest of what it left", async () => {
+  const path = freshPath();
+  const store = open(path);
+  expect(runWith('extents.taken=kill@20', path, 'store.set("large", Buffer.alloc(6_000_000));')).toBe('SIGKILL');
+  store.set('other', Buffer.alloc(100_000));
+  const words = new Int32Array(readFileSync(path).buffer);
+  const reserved = Array.from({ length: words[R_FRESH_WORD]! }, (_, i) => i).filter(
+    (i) => i > 0 && words[(i * EXTENT_SIZE) / 4 + X_STATE_WORD]! >>> KIND_OWNER_SHIFT !== 0,
+  );
+  expect(reserved).toEqual([]);
+  expect(await problemsOf(store)).toEqual([]);
   store.close();
 });
