@@ -12,25 +12,21 @@
  * Interrupted before 5, the children are dropped; after it, repair finishes. Readers never wait: they read the old
  * segment up to the commit, and follow its children afterwards.
  */
+import { copyListed, countListed, listRecords, measureListed, placeFor } from './copy.js';
 import { directoryDepth, directoryExtentsFor, doubleDirectory, publishSegments } from './directory.js';
 import { attachExtent, describeExtent, reserveExtents, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
 import {
   EXTENT_HEADER_UNITS,
   EXTENT_UNIT_SHIFT,
-  EXTENT_UNITS,
   EXTENT_WORDS,
-  FLAG_EXPIRY,
-  FLAG_LARGE,
   INDEX_INLINE_BIT,
   INDEX_LIST_0_WORD,
   INLINE_INDEX_WORD,
-  K_CHECKSUM_WORD,
   K_TYPE_WORD,
   KIND_HEAD,
   KIND_INDEX,
   KIND_LOG,
-  LARGE_COUNT_WORD,
   LOCK_DIRECTORY_WORD,
   LOG_LIST_COUNT,
   LOG_LIST_WORD,
@@ -64,10 +60,9 @@ import {
 } from './layout.js';
 import { acquire, markClean, release } from './lock.js';
 import { corrupt, extentBase, extentWords, lockIndex, lockWords } from './memory.js';
-import { expiryOf, fitsExtent, payloadIndex, placeMix, recordAt, recordWordsAt, unitsOf } from './record.js';
 import { retireSegment } from './retire.js';
 import type { Session } from './session.js';
-import { checkIndex, forEachSlot, indexExtentCount, indexFor, insertUnshared } from './table.js';
+import { checkIndex, indexExtentCount, indexFor } from './table.js';
 
 export type Replacement = 'split' | 'compact' | 'clear';
 
@@ -90,15 +85,6 @@ function newChild(count: number): Child {
 
 function logStart(index: number): number {
   return (index & INDEX_INLINE_BIT) !== 0 ? LOG_START_INLINE : LOG_START_BARE;
-}
-
-/** Place for `units` at or behind `tail`: in its extent, or at the start of the next. */
-function placeFor(tail: number, units: number): number {
-  const within = tail & (EXTENT_UNITS - 1);
-  // A tail that is a multiple of the extent's units stands at the end of a full extent.
-  if (within !== 0 && within + units <= EXTENT_UNITS) return tail;
-  const ordinal = within === 0 ? tail >>> EXTENT_UNIT_SHIFT : (tail >>> EXTENT_UNIT_SHIFT) + 1;
-  return (ordinal << EXTENT_UNIT_SHIFT) | EXTENT_HEADER_UNITS;
 }
 
 /** Writes the immutable part of a head and its lists' beginnings. The extent is reserved and unreachable. */
@@ -148,8 +134,7 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
   if (segmentChecksum(words, base) !== words[base + S_CHECKSUM_WORD]) {
     throw corrupt(session.path, 'the checksum of a segment header does not hold', { extent: head });
   }
-  const now = Date.now();
-  const children = measure(session, words, base, how, depth, now, without);
+  const children = measure(session, head, how, depth, without);
   const doubling = how === 'split' && depth === directoryDepth(session);
   const directoryExtents = doubling ? directoryExtentsFor(depth + 1) : 0;
   let need = directoryExtents;
@@ -168,7 +153,11 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
       prepare(session, child, free, how === 'split' ? prefix | (i << depth) : prefix, how === 'split' ? depth + 1 : depth);
     }
     if (failpoint !== null) failpoint('rebuild.reserved');
-    if (how !== 'clear') copyRecords(session, words, base, children, depth, now, without);
+    if (how !== 'clear') {
+      for (const [i, child] of children.entries()) {
+        Object.assign(child, copyListed(session, head, child.head, logStart(child.index), how === 'split' ? depth : -1, i));
+      }
+    }
     if (failpoint !== null) failpoint('rebuild.copied');
     finish(session, words, base, children);
     if (failpoint !== null) failpoint('rebuild.built');
@@ -222,44 +211,21 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
   return 0;
 }
 
-function isExpired(words: Int32Array, record: number, now: number): boolean {
-  // An expired large value stays until it is deleted: its extents are to be retired one by one.
-  return (words[record + K_TYPE_WORD]! & (FLAG_EXPIRY | FLAG_LARGE)) === FLAG_EXPIRY && expiryOf(words, record) <= now;
-}
-
-function measure(
-  session: Session,
-  words: Int32Array,
-  base: number,
-  how: Replacement,
-  depth: number,
-  now: number,
-  without: number,
-): Child[] {
+/** Lists what is to be copied, and says what each child will hold. Caller holds the lock. */
+function measure(session: Session, head: number, how: Replacement, depth: number, without: number): Child[] {
   if (how === 'clear') return [newChild(0)];
-  const { memory } = session;
-  const index = words[base + S_INDEX_WORD]!;
-  const counts = [0, 0];
-  forEachSlot(session, words, base, index, (slots, i) => {
-    counts[how === 'split' ? (slots[i]! >>> depth) & 1 : 0]!++;
-  });
-  const children = how === 'split' ? counts.map(newChild) : [newChild(counts[0]!)];
-  forEachSlot(session, words, base, index, (slots, i) => {
-    const { words: record, index: r, extent } = recordAt(memory, words, base, slots[i + 1]!);
-    if (!fitsExtent(record, r, extentBase(extent)))
-      throw corrupt(session.path, 'a record is larger than its extent', { extent, place: slots[i + 1]! });
-    if (slots[i + 1] === without || isExpired(record, r, now)) return;
-    const child = children[how === 'split' ? (slots[i]! >>> depth) & 1 : 0]!;
-    const units = unitsOf(recordWordsAt(record, r));
-    const place = placeFor(child.tail, units);
-    child.logExtents = Math.max(child.logExtents, (place >>> EXTENT_UNIT_SHIFT) + 1);
-    child.tail = place + units;
-  });
-  for (const child of children) {
-    if (child.logExtents > LOG_LIST_COUNT || (child.index & 31) > MAX_INDEX_BITS) {
-      throw corrupt(session.path, 'a segment is larger than a segment can be', { extents: child.logExtents });
+  listRecords(session, head, Date.now(), without);
+  const bit = how === 'split' ? depth : -1;
+  const [zeros, ones] = countListed(bit);
+  const children = how === 'split' ? [newChild(zeros), newChild(ones)] : [newChild(zeros)];
+  children.forEach((child, i) => {
+    const { tail, logExtents } = measureListed(logStart(child.index), bit, i);
+    child.tail = tail;
+    child.logExtents = logExtents;
+    if (logExtents > LOG_LIST_COUNT || (child.index & 31) > MAX_INDEX_BITS) {
+      throw corrupt(session.path, 'a segment is larger than a segment can be', { extents: logExtents });
     }
-  }
+  });
   return children;
 }
 
@@ -270,7 +236,7 @@ function measure(
 export function compactingHelps(session: Session, head: number, units: number): boolean {
   const words = extentWords(session.memory, head);
   const base = extentBase(head);
-  const [child] = measure(session, words, base, 'compact', words[base + S_DEPTH_WORD]!, Date.now(), 0);
+  const [child] = measure(session, head, 'compact', words[base + S_DEPTH_WORD]!, 0);
   const { tail, logExtents } = child!;
   return logExtents < words[base + S_LOG_COUNT_WORD]! || placeFor(tail, units) >>> EXTENT_UNIT_SHIFT < logExtents;
 }
@@ -302,49 +268,6 @@ function prepare(session: Session, child: Child, free: number[], prefix: number,
 export function clearIndexExtent(session: Session, extent: number): void {
   const base = extentBase(extent);
   extentWords(session.memory, extent).fill(0, base + EXTENT_HEADER_UNITS * 2, base + EXTENT_WORDS);
-}
-
-function copyRecords(
-  session: Session,
-  words: Int32Array,
-  base: number,
-  children: Child[],
-  depth: number,
-  now: number,
-  without: number,
-): void {
-  const { memory } = session;
-  const isSplit = children.length === 2;
-  forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => {
-    const tag = slots[i]!;
-    const { words: from, index: f, extent: source } = recordAt(memory, words, base, slots[i + 1]!);
-    if (slots[i + 1] === without || isExpired(from, f, now)) return;
-    const child = children[isSplit ? (tag >>> depth) & 1 : 0]!;
-    const childWords = extentWords(memory, child.head);
-    const childBase = extentBase(child.head);
-    const count = recordWordsAt(from, f);
-    const units = unitsOf(count);
-    const place = placeFor(child.tail, units);
-    const target = childWords[childBase + LOG_LIST_WORD + (place >>> EXTENT_UNIT_SHIFT)]!;
-    const to = extentWords(memory, target);
-    const targetBase = extentBase(target);
-    const t = targetBase + ((place & (EXTENT_UNITS - 1)) << 1);
-    for (let n = 0; n < count; n++) to[t + n] = from[f + n]!;
-    // The checksum goes along: damage is carried over as damage, never made good by summing it again.
-    const mixes = placeMix(from[extentBase(source) + X_BIRTH_WORD]!) ^ placeMix(to[targetBase + X_BIRTH_WORD]!);
-    to[t + K_CHECKSUM_WORD] = from[f + K_CHECKSUM_WORD]! ^ mixes;
-    terminate(to, t + 2 * units, targetBase);
-    insertUnshared(session, childWords, childBase, child.index, tag, place);
-    child.tail = place + units;
-    child.count++;
-    child.liveUnits += units;
-    if ((from[f + K_TYPE_WORD]! & FLAG_LARGE) !== 0) child.valueExtents += from[payloadIndex(from, f) + LARGE_COUNT_WORD]!;
-  });
-}
-
-/** Marks the end of the log at `next`, unless the extent ends there. */
-export function terminate(words: Int32Array, next: number, extentStart: number): void {
-  if (next + K_TYPE_WORD < extentStart + EXTENT_WORDS) words[next + K_TYPE_WORD] = 0;
 }
 
 function finish(session: Session, words: Int32Array, base: number, children: Child[]): void {

@@ -9,6 +9,7 @@
  * Killed before 3, the old value stands, or repair completes the write when the record is whole; killed after 3, repair
  * recomputes 4. What may fail (space, encoding) is done before anything is stored.
  */
+import { terminate } from './copy.js';
 import { directoryDepth } from './directory.js';
 import { storeError } from './errors.js';
 import { attachExtent, describeExtent, makeRoom, reserveExtents } from './extents.js';
@@ -68,7 +69,7 @@ import {
 } from './layout.js';
 import { acquire, markClean, release, releaseDirty } from './lock.js';
 import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
-import { clearIndexExtent, compactingHelps, type Replacement, replaceSegment, terminate } from './rebuild.js';
+import { clearIndexExtent, compactingHelps, type Replacement, replaceSegment } from './rebuild.js';
 import { payloadIndex, placeMix, recordChecksum, recordWordsAt, unitsOf } from './record.js';
 import { repairSegment } from './repair.js';
 import { retireOldIndex, retireValue } from './retire.js';

@@ -1,0 +1,208 @@
+/**
+ * The live records of a segment that is being replaced: listed once, then measured and copied from the list.
+ *
+ * This is what a split's pause is made of, so it runs over flat arrays, without a closure or an object for a record.
+ * The arrays belong to the thread and are used under the segment's lock, from listRecords() to copyRecords().
+ */
+import {
+  EXTENT_HEADER_UNITS,
+  EXTENT_UNIT_MASK,
+  EXTENT_UNIT_SHIFT,
+  EXTENT_UNITS,
+  EXTENT_WORDS,
+  FLAG_EXPIRY,
+  FLAG_LARGE,
+  K_CHECKSUM_WORD,
+  K_TYPE_WORD,
+  LARGE_COUNT_WORD,
+  LOG_LIST_COUNT,
+  LOG_LIST_WORD,
+  RECORD_HEADER_WORDS,
+  S_LOG_COUNT_WORD,
+  SLOT_EMPTY,
+  SLOT_TOMBSTONE,
+  X_BIRTH_WORD,
+} from './layout.js';
+import { corrupt, extentBase, extentWords } from './memory.js';
+import { expiryOf, payloadIndex, placeMix, recordWordsAt, unitsOf } from './record.js';
+import type { Session } from './session.js';
+import { makeView, type View } from './view.js';
+
+/** Tag, place and size (words) of each record in the list. */
+let tags = new Int32Array(16_384);
+let refs = new Int32Array(16_384);
+let sizes = new Int32Array(16_384);
+let listed = 0;
+
+/** A segment's log, extent by extent. */
+interface Log {
+  words: Int32Array[];
+  bases: number[];
+}
+
+function logOf(session: Session, words: Int32Array, base: number): Log {
+  const log: Log = { words: [], bases: [] };
+  const count = words[base + S_LOG_COUNT_WORD]!;
+  if (count >>> 0 > LOG_LIST_COUNT) throw corrupt(session.path, 'a segment lists more log extents than it can', { count });
+  for (let i = 0; i < count; i++) {
+    const extent = words[base + LOG_LIST_WORD + i]!;
+    log.words.push(extentWords(session.memory, extent));
+    log.bases.push(extentBase(extent));
+  }
+  return log;
+}
+
+function isExpired(words: Int32Array, record: number, now: number): boolean {
+  // An expired large value stays until it is deleted: its extents are to be retired one by one.
+  return (words[record + K_TYPE_WORD]! & (FLAG_EXPIRY | FLAG_LARGE)) === FLAG_EXPIRY && expiryOf(words, record) <= now;
+}
+
+/** Lists the records that the segment's slots refer to, but for the expired ones and the one at `without`. Caller holds the lock. */
+export function listRecords(session: Session, head: number, now: number, without: number): void {
+  const words = extentWords(session.memory, head);
+  const base = extentBase(head);
+  const log = logOf(session, words, base);
+  const view = makeView(session, head, 0);
+  listed = 0;
+  for (let piece = 0; piece < view.pieceWords.length; piece++) {
+    const slots = view.pieceWords[piece]!;
+    const start = view.pieceStarts[piece]!;
+    const end = start + (2 << view.pieceShift);
+    const room = listed + ((end - start) >>> 1);
+    if (room > tags.length) growList(room);
+    for (let i = start + (view.skip << 1); i < end; i += 2) {
+      const ref = slots[i + 1]!;
+      if (ref === SLOT_EMPTY || ref === SLOT_TOMBSTONE || ref === without) continue;
+      const ordinal = ref >>> EXTENT_UNIT_SHIFT;
+      const record = log.words[ordinal];
+      if (record === undefined) throw corrupt(session.path, 'a slot refers to a place behind the log', { extent: head, place: ref });
+      const from = log.bases[ordinal]!;
+      const r = from + ((ref & EXTENT_UNIT_MASK) << 1);
+      const size = r + RECORD_HEADER_WORDS > from + EXTENT_WORDS ? EXTENT_WORDS : recordWordsAt(record, r);
+      if (r + size > from + EXTENT_WORDS) throw corrupt(session.path, 'a record is larger than its extent', { extent: head, place: ref });
+      if ((record[r + K_TYPE_WORD]! & FLAG_EXPIRY) !== 0 && isExpired(record, r, now)) continue;
+      tags[listed] = slots[i]!;
+      refs[listed] = ref;
+      sizes[listed] = size;
+      listed++;
+    }
+  }
+}
+
+function growList(room: number): void {
+  const grow = (list: Int32Array<ArrayBuffer>) => {
+    const grown = new Int32Array(room * 2);
+    grown.set(list);
+    return grown;
+  };
+  tags = grow(tags);
+  refs = grow(refs);
+  sizes = grow(sizes);
+}
+
+/** Records in the list, by bit `depth` of their hash; all count as 0 when `depth` is -1. */
+export function countListed(depth: number): [number, number] {
+  if (depth < 0) return [listed, 0];
+  let ones = 0;
+  for (let n = 0; n < listed; n++) ones += (tags[n]! >>> depth) & 1;
+  return [listed - ones, ones];
+}
+
+/** Place for `units` at or behind `tail`: in its extent, or at the start of the next. */
+export function placeFor(tail: number, units: number): number {
+  const within = tail & EXTENT_UNIT_MASK;
+  // A tail that is a multiple of the extent's units stands at the end of a full extent.
+  if (within !== 0 && within + units <= EXTENT_UNITS) return tail;
+  const ordinal = within === 0 ? tail >>> EXTENT_UNIT_SHIFT : (tail >>> EXTENT_UNIT_SHIFT) + 1;
+  return (ordinal << EXTENT_UNIT_SHIFT) | EXTENT_HEADER_UNITS;
+}
+
+/** Where the log of a child ends that begins at `start` and takes the listed records whose bit `depth` is `bit`. */
+export function measureListed(start: number, depth: number, bit: number): { tail: number; logExtents: number } {
+  let tail = start;
+  for (let n = 0; n < listed; n++) {
+    if (depth >= 0 && ((tags[n]! >>> depth) & 1) !== bit) continue;
+    const units = unitsOf(sizes[n]!);
+    tail = placeFor(tail, units) + units;
+  }
+  return { tail, logExtents: Math.max(1, (tail + EXTENT_UNIT_MASK) >>> EXTENT_UNIT_SHIFT) };
+}
+
+/** What copyRecords() put into a child. */
+export interface Copied {
+  tail: number;
+  count: number;
+  liveUnits: number;
+  valueExtents: number;
+}
+
+/** Copies the listed records whose bit `depth` is `bit` into the child, whose log and index nobody else can reach. */
+export function copyListed(session: Session, head: number, child: number, start: number, depth: number, bit: number): Copied {
+  const log = logOf(session, extentWords(session.memory, head), extentBase(head));
+  const target = logOf(session, extentWords(session.memory, child), extentBase(child));
+  const view = makeView(session, child, 0);
+  let tail = start;
+  let count = 0;
+  let liveUnits = 0;
+  let valueExtents = 0;
+  for (let n = 0; n < listed; n++) {
+    const tag = tags[n]!;
+    if (depth >= 0 && ((tag >>> depth) & 1) !== bit) continue;
+    const ref = refs[n]!;
+    const size = sizes[n]!;
+    const from = log.words[ref >>> EXTENT_UNIT_SHIFT]!;
+    const source = log.bases[ref >>> EXTENT_UNIT_SHIFT]!;
+    const f = source + ((ref & EXTENT_UNIT_MASK) << 1);
+    const units = unitsOf(size);
+    const place = placeFor(tail, units);
+    const to = target.words[place >>> EXTENT_UNIT_SHIFT]!;
+    const base = target.bases[place >>> EXTENT_UNIT_SHIFT]!;
+    const t = base + ((place & EXTENT_UNIT_MASK) << 1);
+    copyWords(from, f, to, t, size);
+    // The checksum goes along: damage is carried over as damage, never made good by summing it again.
+    to[t + K_CHECKSUM_WORD] = from[f + K_CHECKSUM_WORD]! ^ placeMix(from[source + X_BIRTH_WORD]!) ^ placeMix(to[base + X_BIRTH_WORD]!);
+    terminate(to, t + 2 * units, base);
+    insertFresh(view, tag, place);
+    tail = place + units;
+    count++;
+    liveUnits += units;
+    if ((from[f + K_TYPE_WORD]! & FLAG_LARGE) !== 0) valueExtents += from[payloadIndex(from, f) + LARGE_COUNT_WORD]!;
+  }
+  return { tail, count, liveUnits, valueExtents };
+}
+
+/** Words from which on the runtime's copy beats a loop. */
+const LOOP_WORDS = 64;
+
+function copyWords(from: Int32Array, f: number, to: Int32Array, t: number, size: number): void {
+  if (size <= LOOP_WORDS) for (let i = 0; i < size; i++) to[t + i] = from[f + i]!;
+  else to.set(from.subarray(f, f + size), t);
+}
+
+/** Marks the end of the log at `next`, unless the extent ends there. */
+export function terminate(words: Int32Array, next: number, extentStart: number): void {
+  if (next + K_TYPE_WORD < extentStart + EXTENT_WORDS) words[next + K_TYPE_WORD] = 0;
+}
+
+/** Puts {tag, ref} into the first empty slot of an index that nobody else can reach and that has room. */
+function insertFresh(view: View, tag: number, ref: number): void {
+  const slot = tag >>> view.homeShift;
+  const { pieceShift, skip } = view;
+  let piece = slot >>> pieceShift;
+  const home = slot & ((1 << pieceShift) - 1);
+  let within = home < skip ? skip : home;
+  for (;;) {
+    const words = view.pieceWords[piece]!;
+    const start = view.pieceStarts[piece]!;
+    const end = start + (2 << pieceShift);
+    for (let i = start + (within << 1); i < end; i += 2) {
+      if (words[i + 1] === SLOT_EMPTY) {
+        words[i] = tag;
+        words[i + 1] = ref;
+        return;
+      }
+    }
+    piece = piece + 1 === view.pieceWords.length ? 0 : piece + 1;
+    within = skip;
+  }
+}
