@@ -57,10 +57,10 @@ import type { Session } from './session.js';
 
 /** At most so much is populated in one system call: about 2 ms. */
 const POPULATE_EXTENTS = 64;
-/** Growth is a 32nd of the file, between 1 MiB and 8 MiB: what is not used yet stays small, and so does the pause. */
+/** Growth is a 32nd of the file, between 1 MiB and 4 MiB: what is not used yet stays small, and so does the pause. */
 const GROWTH_SHIFT = 5;
 const GROWTH_MIN = 16;
-const GROWTH_MAX = 128;
+const GROWTH_MAX = 64;
 /** Quarantine above this much (and a 32nd of the file) is worth ending an epoch for. */
 const QUARANTINE_MIN = 32;
 const QUARANTINE_SHIFT = 5;
