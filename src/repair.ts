@@ -2,7 +2,7 @@
  * Repair of one segment after a holder of its lock died or was interrupted. What matters became visible through one
  * word (a slot's ref, the generation), so repair only recomputes the rest; it can itself be interrupted and done again.
  */
-import { publishSegments } from './directory.js';
+import { locate, publishSegments } from './directory.js';
 import { failpoint } from './failpoints.js';
 import {
   EXTENT_HEADER_UNITS,
@@ -77,6 +77,11 @@ export function repairSegment(session: Session, head: number): void {
   if ((Atomics.load(words, base) & 1) !== 0) {
     // Reserved: a child that was never committed, which its owner's clean-up frees.
     if (!isReserved) finishReplacement(session, head);
+    return;
+  }
+  if (isReserved && locate(session, words[base + S_PREFIX_WORD]!) !== head) {
+    // A child whose builder died before the commit: nobody is to take it for the segment until its clean-up frees it.
+    Atomics.store(words, base + X_GENERATION_WORD, words[base + X_GENERATION_WORD]! + 1);
     return;
   }
   const index = Atomics.load(words, base + S_INDEX_WORD);
