@@ -158,5 +158,5 @@ test(
     expect(outcome.tally!.right).toBeGreaterThan(cases * 30);
     expect(outcome.tally!.error).toBeGreaterThan(cases);
   },
-  cases > 10_000 ? 6 * 3_600_000 : 300_000,
+  cases > 2000 ? 6 * 3_600_000 : 300_000,
 );
