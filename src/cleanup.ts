@@ -31,6 +31,7 @@ import {
   LOG_LIST_WORD,
   OWNER_MASK,
   R_FRESH_WORD,
+  S_CHILD_0_WORD,
   S_INDEX_WORD,
   S_LOG_COUNT_WORD,
   S_PREFIX_WORD,
@@ -209,6 +210,7 @@ function resolve(session: Session, extent: number, owner: number, kind: number):
   }
   if (kind === KIND_HEAD) {
     withSegment(session, extent, () => {
+      if (isReplaced(words, base)) repairSegment(session, extent);
       const isAlive = isPublished(session, extent);
       // Nobody may take it for a segment, now that it becomes free.
       if (!isAlive && (words[base] as number) % 2 === 0) Atomics.store(words, base + X_GENERATION_WORD, words[base]! + 1);
@@ -225,7 +227,23 @@ function resolve(session: Session, extent: number, owner: number, kind: number):
     decide(session, extent, owner, false);
     return;
   }
-  withSegment(session, segment, () => decide(session, extent, owner, isPublished(session, segment) && isListed(session, segment, extent)));
+  withSegment(session, segment, () => {
+    // Its extents are retired with it, the one asked for among them: then it is not its owner's any more.
+    if (isReplaced(extentWords(session.memory, segment), extentBase(segment))) repairSegment(session, segment);
+    decide(session, extent, owner, isPublished(session, segment) && isListed(session, segment, extent));
+  });
+}
+
+/**
+ * Was the head committed as somebody's child, and replaced in its turn, before its builder's extents were attached? Caller
+ * holds its lock. (A child that was never committed has no children.)
+ */
+function isReplaced(words: Int32Array, base: number): boolean {
+  return (
+    (words[base + X_STATE_WORD]! & KIND_MASK) === KIND_HEAD &&
+    (Atomics.load(words, base + X_GENERATION_WORD) & 1) !== 0 &&
+    words[base + S_CHILD_0_WORD] !== 0
+  );
 }
 
 /** Does the directory (or a replaced segment's child) lead to this head? */

@@ -25,6 +25,7 @@ import {
   LOG_LIST_COUNT,
   RECORD_HEADER_WORDS,
   S_CHECKSUM_WORD,
+  S_CHILD_0_WORD,
   S_COUNT_WORD,
   S_DEPTH_WORD,
   S_INDEX_WORD,
@@ -38,7 +39,6 @@ import {
   S_USED_WORD,
   S_VALUE_EXTENTS_WORD,
   SEQUENCE_HIGH_SHIFT,
-  SLOT_TOMBSTONE,
   X_BIRTH_WORD,
   X_GENERATION_WORD,
   X_STATE_WORD,
@@ -46,22 +46,10 @@ import {
 import { acquire, markClean, release } from './lock.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
 import { segmentChecksum } from './rebuild.js';
-import {
-  checksumHolds,
-  fitsExtent,
-  keyIndex,
-  keySizeOf,
-  payloadIndex,
-  recordAt,
-  recordWordsAt,
-  refExtent,
-  refIndex,
-  unitsOf,
-} from './record.js';
+import { checksumHolds, fitsExtent, payloadIndex, recordAt, recordWordsAt, refExtent, refIndex, unitsOf } from './record.js';
 import { retireOldIndex, retireSegment, retireValue } from './retire.js';
 import type { Session } from './session.js';
-import { checkIndex, countUsed, find, forEachSlot } from './table.js';
-import { makeView } from './view.js';
+import { checkIndex, countUsed, forEachSlot } from './table.js';
 
 /** Puts the segment in order. Caller holds its lock; for an extent that is no segment (any more) there is nothing to do. */
 export function repairSegment(session: Session, head: number): void {
@@ -75,8 +63,8 @@ export function repairSegment(session: Session, head: number): void {
     throw corrupt(session.path, 'the checksum of a segment header does not hold', { extent: head });
   }
   if ((Atomics.load(words, base) & 1) !== 0) {
-    // Reserved: a child that was never committed, which its owner's clean-up frees.
-    if (!isReserved) finishReplacement(session, head);
+    // Reserved and without children of its own: a child that was never committed, which its owner's clean-up frees.
+    if (!isReserved || words[base + S_CHILD_0_WORD] !== 0) finishReplacement(session, head);
     return;
   }
   if (isReserved && locate(session, words[base + S_PREFIX_WORD]!) !== head) {
@@ -88,8 +76,8 @@ export function repairSegment(session: Session, head: number): void {
   checkIndex(session, index);
   // The holder may have died between the new index and the generation: whoever still looks at the old one must find out.
   Atomics.store(words, base + X_GENERATION_WORD, words[base + X_GENERATION_WORD]! + 2);
-  rollForward(session, head, words, base);
-  if (failpoint !== null) failpoint('repair.rolled');
+  sealLog(session, words, base);
+  if (failpoint !== null) failpoint('repair.sealed');
   recount(session, words, base);
   if (failpoint !== null) failpoint('repair.counted');
   const pending = words[base + S_PENDING_VALUE_WORD]!;
@@ -123,11 +111,11 @@ function finishReplacement(session: Session, head: number): void {
 }
 
 /**
- * A writer stores the record, then the slot, then the tail. If a whole record lies at the tail, its write is
- * completed: the slot is set (again), and the tail moved behind it. Its caller has had no answer, so that it took
- * effect is as right as that it did not, and only this way log and index say the same.
+ * A writer stores the record, then the slot, then the tail. A record at the tail counts if its slot says so: then the
+ * tail moves behind it. Else it is dropped. So a write that was cut off has happened before its writer ended or never
+ * will: nobody sees the old value today and the dead writer's tomorrow.
  */
-function rollForward(session: Session, head: number, words: Int32Array, base: number): void {
+function sealLog(session: Session, words: Int32Array, base: number): void {
   const tail = words[base + S_TAIL_WORD]!;
   const ordinal = tail >>> EXTENT_UNIT_SHIFT;
   const within = tail & EXTENT_UNIT_MASK;
@@ -136,28 +124,20 @@ function rollForward(session: Session, head: number, words: Int32Array, base: nu
   const log = extentWords(session.memory, extent);
   const start = extentBase(extent);
   const record = refIndex(extent, tail);
-  if (record + RECORD_HEADER_WORDS > start + EXTENT_WORDS || log[record + K_TYPE_WORD] === 0 || !fitsExtent(log, record, start)) return;
-  const count = recordWordsAt(log, record);
-  if (!checksumHolds(log, record, count, log[start + X_BIRTH_WORD]!)) return;
-  const p = payloadIndex(log, record);
-  if ((log[record + K_TYPE_WORD]! & FLAG_DELETED) !== 0) {
-    const deleted = log[p + 1]!;
-    forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => {
-      if (slots[i + 1] === deleted) Atomics.store(slots, i + 1, SLOT_TOMBSTONE);
-    });
-  } else {
-    const keySize = keySizeOf(log, record);
-    const k = keyIndex(log, record);
-    const key = log.slice(k, k + ((keySize + 3) >>> 2));
-    const hash = session.hashKey(key, keySize);
-    if (find(session, makeView(session, head, 0), hash, key, keySize)) {
-      Atomics.store(session.slotWords, session.slotIndex + 1, tail);
-    } else if (session.freeIndex >= 0) {
-      session.freeWords[session.freeIndex] = hash;
-      Atomics.store(session.freeWords, session.freeIndex + 1, tail);
-    }
+  if (record + RECORD_HEADER_WORDS > start + EXTENT_WORDS || log[record + K_TYPE_WORD] === 0) return;
+  const isDeletion = (log[record + K_TYPE_WORD]! & FLAG_DELETED) !== 0;
+  const isWhole = fitsExtent(log, record, start) && checksumHolds(log, record, recordWordsAt(log, record), log[start + X_BIRTH_WORD]!);
+  // A set happened when a slot holds its place; a deletion when none holds the place that it gave up.
+  const place = isDeletion && isWhole ? log[payloadIndex(log, record) + 1]! : tail;
+  let isHeld = false;
+  forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => {
+    if (slots[i + 1] === place) isHeld = true;
+  });
+  if (isHeld === isDeletion || !isWhole) {
+    if (!isHeld || isDeletion) log[record + K_TYPE_WORD] = 0;
+    return;
   }
-  words[base + S_TAIL_WORD] = tail + unitsOf(count);
+  words[base + S_TAIL_WORD] = tail + unitsOf(recordWordsAt(log, record));
   words[base + S_SEQUENCE_LOW_WORD] = log[record + K_SEQUENCE_WORD]!;
   words[base + S_SEQUENCE_HIGH_WORD] = log[record + K_TYPE_WORD]! >>> SEQUENCE_HIGH_SHIFT;
 }

@@ -95,7 +95,7 @@ function storeValue(
   try {
     written = write(session, hash, keySize, payload, expiresAt, condition, version);
   } catch (error) {
-    // Cut off anywhere, a whole record may lie at the log's end, to which repair lets the key refer: settle() finds out.
+    // Cut off anywhere, the slot may refer to the record already: settle() finds out.
     if (error instanceof StoreError) unreserveExtents(session, extents);
     throw error;
   }

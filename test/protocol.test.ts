@@ -150,3 +150,27 @@ test("the first writer that meets a dead one's lock, whichever, cleans up the re
   expect(await problemsOf(store)).toEqual([]);
   store.close();
 });
+
+test.for([
+  ['put.written', "store.set('key', 'new')"],
+  ['put.tagged', "store.set('other', 'new')"],
+  ['delete.written', "store.delete('key')"],
+])('a write that was cut off at %s and was not seen then never happens later', async ([point, write]) => {
+  const path = freshPath();
+  const store = open(path, { hash: () => 1 });
+  store.set('key', 'old');
+  for (const action of ['kill', 'throw']) {
+    const ending = runWith(
+      `${point}=${action}`,
+      path,
+      `store.close(); const again = open(process.argv[2], { hash: () => 1 }); again.${write!.slice(6)};`,
+    );
+    expect(ending, action).toMatch(action === 'kill' ? /^SIGKILL$/ : /failpoint/);
+    expect([store.get('key'), store.get('other')], action).toEqual(['old', undefined]);
+    // The same segment is written to, and so repaired.
+    store.set('third', action);
+    expect([store.get('key'), store.get('other')], `${action}, repaired`).toEqual(['old', undefined]);
+  }
+  expect(await problemsOf(store)).toEqual([]);
+  store.close();
+});

@@ -93,7 +93,7 @@ const scenarios: Record<string, Scenario> = {
 
 /** Points that only somebody passes who repairs what a dead one left. */
 const repairs = [
-  'repair.rolled',
+  'repair.sealed',
   'repair.counted',
   'repair.pending',
   'repair.replaced',
@@ -199,7 +199,7 @@ async function killTwice(
 }
 
 const leadsTo: Record<string, string[]> = {
-  'repair.rolled': ['put.written'],
+  'repair.sealed': ['put.written'],
   'repair.counted': ['put.published'],
   'repair.pending': ['put.pending'],
   'repair.replaced': ['rebuild.committed'],
@@ -217,7 +217,7 @@ const leadsTo: Record<string, string[]> = {
 
 /** Without a control file, what a dead one left is found from the data file alone, through these points. */
 const leadsToWithoutControl: Record<string, string[]> = {
-  'repair.rolled': ['put.written'],
+  'repair.sealed': ['put.written'],
   'repair.counted': ['put.published'],
   'allocator.quarantined': ['extents.retired'],
   'allocator.freed': ['extents.freed'],
