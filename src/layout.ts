@@ -61,7 +61,9 @@ export const H_BOOT_ID_WORD = 22; // 4 words: of the machine that had it open la
 export const H_DEVICE_WORD = 26; // 2 words
 export const H_INODE_WORD = 28; // 2 words
 export const H_CONTROL_ID_WORD = 30; // 4 words: the control file that belongs to this run
-export const H_END_WORD = 34;
+/** 1: somebody had it open with durability 'none' since the last clean close: extents were reused before a checkpoint. */
+export const H_LOOSE_WORD = 34;
+export const H_END_WORD = 35;
 
 export const ROOT_OFFSET = 8192;
 export const ROOT_WORD = ROOT_OFFSET / 4;
@@ -80,6 +82,9 @@ export const R_QUARANTINE_COUNT_WORD = ROOT_WORD + 8;
 /** The extent that a push to one of the lists has in hand; 0: none. */
 export const R_PENDING_FREE_WORD = ROOT_WORD + 9;
 export const R_PENDING_QUARANTINE_WORD = ROOT_WORD + 10;
+/** Extents that are free and were given back to the file system. */
+export const R_HOLE_HEAD_WORD = ROOT_WORD + 11;
+export const R_HOLE_COUNT_WORD = ROOT_WORD + 12;
 
 export const DIRECTORY_LIST_OFFSET = 16384;
 export const DIRECTORY_LIST_WORD = DIRECTORY_LIST_OFFSET / 4;
@@ -124,6 +129,10 @@ export const KIND_INDEX = 5;
 export const KIND_VALUE = 6;
 export const KIND_VALUE_LIST = 7;
 export const KIND_DIRECTORY = 8;
+/** Note of a batch: what is to be done, for whoever finds it undone. */
+export const KIND_NOTE = 9;
+/** Free, and its blocks given back to the file system but for the first page: allocated again before it is used. */
+export const KIND_HOLE = 10;
 
 // ---- Segment: its head extent --------------------------------------------------------------------------------------
 // Words 8 to 15 share the cache line of the extent header: what a reader needs.
@@ -161,6 +170,8 @@ export const S_SEQUENCE_HIGH_WORD = 24;
 export const S_VALUE_EXTENTS_WORD = 25;
 /** REPLACED_*: how the replacement came about. */
 export const S_REPLACED_WORD = 26;
+/** Epoch that the children were created in; 0: not replaced. A checkpoint of this epoch or a later one has the children. */
+export const S_REPLACED_EPOCH_WORD = 27;
 
 export const INDEX_BITS_MASK = 31;
 export const INDEX_LIST_BIT = 32;
@@ -259,6 +270,16 @@ export const LOCK_ALLOCATOR_WORD = GLOBAL_LOCKS_OFFSET / 4;
 export const LOCK_DIRECTORY_WORD = LOCK_ALLOCATOR_WORD + 16;
 export const LOCK_GROWTH_WORD = LOCK_ALLOCATOR_WORD + 32;
 export const LOCK_CHECKPOINT_WORD = LOCK_ALLOCATOR_WORD + 48;
+/** Whoever syncs the redo log for all who wait. */
+export const LOCK_REDO_WORD = LOCK_ALLOCATOR_WORD + 64;
+/** The durable epoch (a futex word), and the errno of the first sync that failed (0: none did). */
+export const C_DURABLE_EPOCH_WORD = LOCK_ALLOCATOR_WORD + 80;
+export const C_SYNC_ERROR_WORD = LOCK_ALLOCATOR_WORD + 81;
+/** Redo log: bytes used of each half; records written and records synced so far (a futex word). */
+export const C_REDO_TAIL_0_WORD = LOCK_ALLOCATOR_WORD + 96;
+export const C_REDO_TAIL_1_WORD = LOCK_ALLOCATOR_WORD + 97;
+export const C_REDO_WRITTEN_WORD = LOCK_ALLOCATOR_WORD + 112;
+export const C_REDO_SYNCED_WORD = LOCK_ALLOCATOR_WORD + 128;
 
 export const OWNERS_OFFSET = 8192;
 export const OWNERS_WORD = OWNERS_OFFSET / 4;
@@ -271,6 +292,10 @@ export const O_PID_WORD = 1;
 export const O_THREAD_WORD = 2;
 export const O_SINCE_WORD = 3; // 2 words, ms since 1970
 export const O_PID_NAMESPACE_WORD = 5;
+/** Head extent of the note of the batch that is under way; 0: none. */
+export const O_NOTE_WORD = 6;
+/** A backup copies the state of this epoch: what was retired later is not reused; 0: none. */
+export const O_PINNED_EPOCH_WORD = 7;
 
 export const CONTROL_ENTRIES_OFFSET = 262144;
 export const CONTROL_ENTRY_SIZE = 64;
@@ -302,11 +327,11 @@ function layoutHolds(what: string, holds: boolean): void {
 }
 layoutHolds('extents of a region', REGION_EXTENTS === 1 << REGION_SHIFT && EXTENT_WORDS === 1 << EXTENT_WORD_SHIFT);
 layoutHolds('header fits', H_END_WORD * 4 <= HEADER_SIZE && ROOT_OFFSET === 2 * HEADER_SIZE);
-layoutHolds('root fits', (R_PENDING_QUARANTINE_WORD + 1) * 4 <= DIRECTORY_LIST_OFFSET);
+layoutHolds('root fits', (R_HOLE_COUNT_WORD + 1) * 4 <= DIRECTORY_LIST_OFFSET);
 layoutHolds('directory list', DIRECTORY_LIST_OFFSET + 4 * DIRECTORY_LIST_COUNT <= DIRECTORY_ENTRIES_OFFSET);
 layoutHolds('directory entries', DIRECTORY_ENTRIES_OFFSET + 4 * DIRECTORY_EXTENT_ENTRIES === EXTENT_SIZE);
 layoutHolds('directory depth', DIRECTORY_LIST_COUNT * DIRECTORY_EXTENT_ENTRIES === 1 << MAX_DEPTH);
-layoutHolds('segment header', (S_REPLACED_WORD + 1) * 4 <= INDEX_LIST_0_OFFSET);
+layoutHolds('segment header', (S_REPLACED_EPOCH_WORD + 1) * 4 <= INDEX_LIST_0_OFFSET);
 layoutHolds('index list 0', INDEX_LIST_0_OFFSET + 4 * INDEX_LIST_COUNT === INDEX_LIST_1_OFFSET);
 layoutHolds('index list 1', INDEX_LIST_1_OFFSET + 4 * INDEX_LIST_COUNT <= LOG_LIST_OFFSET);
 layoutHolds('log list', LOG_LIST_OFFSET + 4 * LOG_LIST_COUNT === INLINE_INDEX_OFFSET);
