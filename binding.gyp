@@ -15,6 +15,7 @@
         "native/addon_file.cc",
         "native/addon_mapping.cc",
         "native/arguments.cc",
+        "native/commit.cc",
         "native/environment.cc",
         "native/fault_guard.cc",
         "native/file.cc",

@@ -1,13 +1,18 @@
 // The calls that run in libuv's thread pool. The bytes they work on stay mapped and the file open until they end,
-// whatever JavaScript closes meanwhile.
+// whatever JavaScript closes meanwhile. An environment that ends (a terminated worker) waits for those that are queued,
+// too: each begins and each ends.
 #include "addon.h"
 #include "arguments.h"
+#include "commit.h"
 #include "file.h"
 #include "futex.h"
 
 namespace mmapkv {
 
 namespace {
+
+// The bytes of a commit are copied.
+constexpr size_t kMaximumCommit = 1 << 20;
 
 struct Operation {
   Environment* environment = nullptr;
@@ -21,6 +26,10 @@ struct Operation {
   int fd = -1;                      // our own copy
   size_t offset = 0;
   size_t length = 0;
+
+  // Committing only.
+  commit::Commit commit;
+  bool begun = false;  // by `run`
 
   // Waiting only.
   napi_ref buffer = nullptr;  // keeps the word's memory from being collected
@@ -55,6 +64,8 @@ bool WaitsOn(napi_env env, const Operation* operation) {
 
 void Complete(napi_env env, napi_status status, void* data) {
   Operation* operation = static_cast<Operation*>(data);
+  // Nothing here cancels work, and Node does not either; should it come to that, nobody must wait for this for ever.
+  if (operation->commit.lock_word != nullptr && !operation->begun) commit::Abandon(operation->commit);
   if (status == napi_ok && operation->environment->CanRunJavaScript()) {
     if (WaitsOn(env, operation) && napi_queue_async_work(env, operation->work) == napi_ok) return;
     napi_value result = nullptr;
@@ -107,6 +118,55 @@ Napi::Value SyncDataAsync(const Napi::CallbackInfo& info) {
   return Start(info, operation, "syncDataAsync");
 }
 
+// The arguments of both forms. Null with an exception pending: then nothing has been done, in the async form as well as
+// in the other. What fails in that way has `syscall` 'fcntl', which no failure of the operation has.
+MappingRecord* ReadCommit(Arguments& in, int* fd, commit::Commit* commit) {
+  *fd = in.File(0, "fcntl");
+  const Bytes bytes = in.ByteView(1, "bytes");
+  commit->offset = in.Integer(2, "offset", 0, kMaximumInteger);
+  MappingRecord* record = in.WritableMapping(3);
+  commit->value_word = in.MappedWord(4, "valueOffset", record);
+  commit->value = in.Word(5, "value");
+  commit->error_word = in.MappedWord(6, "errorOffset", record);
+  commit->lock_word = in.MappedWord(7, "lockOffset", record);
+  if (!in.Failed() && bytes.length > kMaximumCommit) {
+    in.RangeError("bytes must be at most " + std::to_string(kMaximumCommit) + " bytes: length=" + std::to_string(bytes.length));
+  }
+  if (in.Failed()) return nullptr;
+  if (bytes.length > 0) commit->bytes.assign(reinterpret_cast<const char*>(bytes.data), bytes.length);
+  return record;
+}
+
+Napi::Value CommitData(const Napi::CallbackInfo& info) {
+  Arguments in(info);
+  int fd = -1;
+  commit::Commit commit;
+  if (ReadCommit(in, &fd, &commit) == nullptr) return {};
+  return Finish(info, commit::Run(fd, commit));
+}
+
+Napi::Value CommitDataAsync(const Napi::CallbackInfo& info) {
+  Arguments in(info);
+  int fd = -1;
+  commit::Commit commit;
+  MappingRecord* record = ReadCommit(in, &fd, &commit);
+  if (record == nullptr) return {};
+  int copy = -1;
+  const Outcome outcome = file::Duplicate(fd, &copy);
+  if (!outcome.Ok()) return Finish(info, outcome);
+  Operation* operation = new Operation;
+  operation->environment = in.Owner();
+  operation->fd = copy;
+  operation->commit = std::move(commit);
+  operation->record = record;
+  in.Owner()->Pin(record);
+  operation->run = [](Operation* self) {
+    self->begun = true;
+    self->outcome = commit::Run(self->fd, self->commit);
+  };
+  return Start(info, operation, "commitDataAsync");
+}
+
 Napi::Value SyncMappingAsync(const Napi::CallbackInfo& info) {
   Arguments in(info);
   size_t offset = 0;
@@ -155,6 +215,8 @@ Napi::Value FutexWaitAsync(const Napi::CallbackInfo& info) {
 
 void ExportAsync(Napi::Env env, Napi::Object exports, Environment* environment) {
   Export<SyncDataAsync>(env, exports, "syncDataAsync", environment);
+  Export<CommitData>(env, exports, "commitData", environment);
+  Export<CommitDataAsync>(env, exports, "commitDataAsync", environment);
   Export<SyncMappingAsync>(env, exports, "syncMappingAsync", environment);
   Export<FutexWaitAsync>(env, exports, "futexWaitAsync", environment);
 }

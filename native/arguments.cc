@@ -196,6 +196,26 @@ uint32_t* Arguments::FutexWord(size_t index, MappingRecord** record) {
   return reinterpret_cast<uint32_t*>(word);
 }
 
+MappingRecord* Arguments::WritableMapping(size_t index) {
+  Bytes bytes;
+  if (!ArrayBuffer(index, &bytes)) return nullptr;
+  MappingRecord* record = bytes.length == 0 ? nullptr : environment_->FindBuffer(bytes.data, bytes.length);
+  if (record != nullptr && record->region.writable) return record;
+  TypeError("buffer must be a mapped and writable one, not unmapped yet");
+  return nullptr;
+}
+
+uint32_t* Arguments::MappedWord(size_t index, const char* name, MappingRecord* record) {
+  if (failed_) return nullptr;
+  if (record->length < sizeof(uint32_t)) {
+    RangeError("buffer is too short for a 32-bit word: byteLength=" + std::to_string(record->length));
+    return nullptr;
+  }
+  const uint64_t offset = Integer(index, name, 0, record->length - sizeof(uint32_t));
+  if (!failed_ && offset % sizeof(uint32_t) != 0) RangeError(std::string(name) + " must be a multiple of 4: " + name + "=" + std::to_string(offset));
+  return failed_ ? nullptr : reinterpret_cast<uint32_t*>(record->region.base + offset);
+}
+
 MappingRecord* Arguments::MappedRange(size_t index, size_t* offset, size_t* length) {
   Bytes bytes;
   if (!ArrayBuffer(index, &bytes)) return nullptr;

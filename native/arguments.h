@@ -57,6 +57,10 @@ class Arguments {
   // The aligned 32-bit word at the offset in argument `index + 1` of the ArrayBuffer in argument `index`. *record is set
   // when that is a mapped one.
   uint32_t* FutexWord(size_t index, MappingRecord** record = nullptr);
+  // A buffer made by `map`, to be written to.
+  MappingRecord* WritableMapping(size_t index);
+  // An aligned 32-bit word of that, by its offset.
+  uint32_t* MappedWord(size_t index, const char* name, MappingRecord* record);
   // A buffer made by `map`, and the range of it in the next two arguments.
   MappingRecord* MappedRange(size_t index, size_t* offset, size_t* length);
 
@@ -68,7 +72,7 @@ class Arguments {
   bool Number(size_t index, const char* name, double* number);
   bool ArrayBuffer(size_t index, Bytes* bytes);
 
-  static constexpr size_t kMaximum = 4;
+  static constexpr size_t kMaximum = 8;
   napi_env env_;
   Environment* environment_ = nullptr;
   napi_value copied_[kMaximum] = {};

@@ -204,7 +204,10 @@ Outcome PunchHole(int fd, uint64_t offset, uint64_t length) {
 }
 
 Outcome SyncData(int fd) {
-  return Check(Retry([&] { return fdatasync(fd); }), "fdatasync");
+  // Never begun again: a failure is reported once, and after it a sync succeeds though pages are lost. So that none
+  // fails for a signal's sake, there are none.
+  const SignalsHeld held;
+  return Check(fdatasync(fd), "fdatasync");
 }
 
 Outcome SyncDirectoryOf(const std::string& path) {

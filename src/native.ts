@@ -62,6 +62,40 @@ export interface Native {
   punchHole(fd: number, offset: number, length: number): void;
   syncData(fd: number): void;
   syncDataAsync(fd: number): Promise<void>;
+  /**
+   * The end of a checkpoint in one operation: fdatasync, pwrite of `bytes` (at most 1 MiB) at `offset`, fdatasync. After
+   * it the 32-bit word of the mapped buffer `words` at `valueOffset` holds `value` or, when anything failed, the one at
+   * `errorOffset` the errno unless another stood there; the sleepers of the value word are woken in both cases. Last of
+   * all the word at `lockOffset` is set to 0 and its sleepers are woken. A sync that failed is not tried again.
+   *
+   * A TypeError, a RangeError or an error with `syscall` 'fcntl' says that nothing was done: the lock word still holds
+   * what it held. Any other error comes after the word was released.
+   */
+  commitData(
+    fd: number,
+    bytes: Uint8Array,
+    offset: number,
+    words: ArrayBuffer,
+    valueOffset: number,
+    value: number,
+    errorOffset: number,
+    lockOffset: number,
+  ): void;
+  /**
+   * The same off the event loop. Throws (whatever it throws) when nothing was done, rejects when the operation has failed.
+   * What has been begun runs to its end even when the file is closed, `words` unmapped or the worker terminated: only the death of the process
+   * leaves the lock word as it was.
+   */
+  commitDataAsync(
+    fd: number,
+    bytes: Uint8Array,
+    offset: number,
+    words: ArrayBuffer,
+    valueOffset: number,
+    value: number,
+    errorOffset: number,
+    lockOffset: number,
+  ): Promise<void>;
   /** Syncs the directory that holds `path`, so that a new name survives power loss. */
   syncDirectory(path: string): void;
 

@@ -124,6 +124,8 @@ const functions = {
   punchHole: [fd, number, number],
   syncData: [fd],
   syncDataAsync: [fd],
+  commitData: [fd, view, number, buffer, small, number, small, small],
+  commitDataAsync: [fd, view, number, buffer, small, number, small, small],
   syncDirectory: [path],
   map: [fd, () => random(4) * page, () => (random(4) === 0 ? number() : 1 + random(64 * page)), flag],
   unmap: [mapping],

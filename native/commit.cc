@@ -1,0 +1,53 @@
+#include "commit.h"
+
+#include <climits>
+
+#include "file.h"
+#include "futex.h"
+
+namespace mmapkv::commit {
+
+namespace {
+
+// The only way this fails is a word that has gone from the file, and then there is nobody to wake.
+void WakeAll(const uint32_t* word) {
+  int woken;
+  futex::WakeUp(word, INT_MAX, &woken);
+}
+
+void Release(uint32_t* lock_word) {
+  __atomic_exchange_n(lock_word, 0, __ATOMIC_SEQ_CST);
+  WakeAll(lock_word);
+}
+
+Outcome SyncWriteSync(int fd, const Commit& commit) {
+  // A sync that fails is the last one: the kernel tells of lost pages once, and a second sync would succeed without them.
+  const Outcome data = file::SyncData(fd);
+  if (!data.Ok()) return data;
+  size_t moved = 0;
+  const uint8_t* bytes = reinterpret_cast<const uint8_t*>(commit.bytes.data());
+  const Outcome written = file::Write(fd, bytes, commit.bytes.size(), commit.offset, &moved);
+  return written.Ok() ? file::SyncData(fd) : written;
+}
+
+}  // namespace
+
+Outcome Run(int fd, const Commit& commit) {
+  const Outcome outcome = SyncWriteSync(fd, commit);
+  if (outcome.Ok()) {
+    __atomic_store_n(commit.value_word, commit.value, __ATOMIC_SEQ_CST);
+  } else {
+    uint32_t none = 0;
+    __atomic_compare_exchange_n(commit.error_word, &none, static_cast<uint32_t>(outcome.error), false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+  }
+  WakeAll(commit.value_word);
+  Release(commit.lock_word);
+  return outcome;
+}
+
+void Abandon(const Commit& commit) {
+  WakeAll(commit.value_word);
+  Release(commit.lock_word);
+}
+
+}  // namespace mmapkv::commit

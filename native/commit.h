@@ -1,0 +1,29 @@
+// The end of a checkpoint: what is stored gets to the disk, then the few bytes that say so, then everyone is told. One
+// operation, so that it can run in the pool to its end whatever becomes of the JavaScript that began it.
+#ifndef MMAPKV_COMMIT_H
+#define MMAPKV_COMMIT_H
+
+#include <string>
+
+#include "platform.h"
+
+namespace mmapkv::commit {
+
+struct Commit {
+  std::string bytes;  // a copy
+  uint64_t offset = 0;
+  uint32_t value = 0;
+  uint32_t* value_word = nullptr;
+  uint32_t* error_word = nullptr;
+  uint32_t* lock_word = nullptr;
+};
+
+// Syncs the file's data, writes the bytes, syncs again; then stores the value, or the errno where none stands yet; in
+// any case releases the lock word at last. All in words that others map too, whose sleepers are woken.
+Outcome Run(int fd, const Commit& commit);
+// For a commit that never began: nothing is known to have failed, but nobody may wait for it either.
+void Abandon(const Commit& commit);
+
+}  // namespace mmapkv::commit
+
+#endif
