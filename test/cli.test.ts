@@ -402,7 +402,7 @@ describe('stat and check', () => {
 });
 
 describe('stores that cannot be used', () => {
-  test('only put and incr create a store', async () => {
+  test('only put, incr and import create a store', async () => {
     const { run, path } = newFolder();
     for (const args of [
       ['get', 's', 'k'],
@@ -411,6 +411,7 @@ describe('stores that cannot be used', () => {
       ['list', 's'],
       ['stat', 's'],
       ['check', 's'],
+      ['export', 's'],
       ['del', 's', 'k'],
       ['clear', 's'],
     ]) {
@@ -489,7 +490,7 @@ describe('the command line itself', () => {
     expect(await run('--version')).toMatchObject({ code: 0, out: `${version}\n`, err: '' });
     const help = await run('--help');
     expect(help).toMatchObject({ code: 0, err: '' });
-    for (const name of ['get', 'put', 'del', 'has', 'incr', 'keys', 'list', 'stat', 'check', 'clear'])
+    for (const name of ['get', 'put', 'del', 'has', 'incr', 'keys', 'list', 'import', 'export', 'stat', 'check', 'clear'])
       expect(help.out).toMatch(new RegExp(`^  ${name} `, 'm'));
     expect(await run('help', 'put')).toMatchObject({ code: 0, out: expect.stringContaining('--if-version'), err: '' });
     expect(await run('put', '--help')).toMatchObject({ code: 0, out: expect.stringContaining('$bytes'), err: '' });

@@ -6,8 +6,10 @@ import { check } from './check.js';
 import { clear } from './clear.js';
 import { type Command, Exit, UsageError } from './command.js';
 import { del } from './del.js';
+import { exportEntries } from './export.js';
 import { get } from './get.js';
 import { has } from './has.js';
+import { importEntries } from './import.js';
 import { incr } from './incr.js';
 import { keys } from './keys.js';
 import { list } from './list.js';
@@ -15,7 +17,7 @@ import { writeError } from './output.js';
 import { put } from './put.js';
 import { stat } from './stat.js';
 
-const commands: readonly Command[] = [get, put, del, has, incr, keys, list, stat, check, clear];
+const commands: readonly Command[] = [get, put, del, has, incr, keys, list, importEntries, exportEntries, stat, check, clear];
 
 /** Runs a command line (without node and the script) and returns the exit code. Prints messages, never throws. */
 export async function main(argv: readonly string[]): Promise<number> {

@@ -48,16 +48,21 @@ export async function isTerminal(fd: number): Promise<boolean> {
   return (await import('node:tty')).isatty(fd);
 }
 
-/** Standard output in large pieces, for lists. */
+/** Standard output (or another descriptor) in large pieces, for lists. */
 export class Output {
   #chunk = Buffer.allocUnsafe(chunkSize);
   #size = 0;
+  readonly #fd: number;
+
+  constructor(fd = 1) {
+    this.#fd = fd;
+  }
 
   write(data: string | Uint8Array): void {
     const bytes = typeof data === 'string' ? Buffer.from(data) : data;
     if (this.#size + bytes.length > chunkSize) this.flush();
     if (bytes.length > chunkSize) {
-      writeOut(bytes);
+      writeAll(this.#fd, bytes);
       return;
     }
     this.#chunk.set(bytes, this.#size);
@@ -67,7 +72,7 @@ export class Output {
   flush(): void {
     const size = this.#size;
     this.#size = 0;
-    writeOut(this.#chunk.subarray(0, size));
+    writeAll(this.#fd, this.#chunk.subarray(0, size));
   }
 }
 

@@ -1,0 +1,100 @@
+/** mmapkv export: every entry as a line that import takes back. */
+import { closeSync, openSync, statSync } from 'node:fs';
+import type { Store } from '../store.js';
+import { type Command, Exit, storeWord, UsageError } from './command.js';
+import { entryLine } from './entries.js';
+import { isTerminal, Output } from './output.js';
+import { type Progress, showProgress } from './progress.js';
+import { openToRead } from './stores.js';
+
+export const exportEntries: Command = {
+  name: 'export',
+  about: 'write all entries as lines of JSON, which import takes back',
+  details: `Each line is {"key":..,"value":..}, of an entry that expires with "ttl" (ms left) and "expiresAt" (ms since 1970), too.
+Keys that are not UTF-8 are {"$bytes":"<base64>"}; see "mmapkv put --help" for the values that JSON lacks.
+Other processes may go on writing: an entry that is there all the time comes exactly once, as it is at that moment.`,
+  words: [storeWord, ['[file]', 'where to write; standard output when it is missing or "-"']],
+  options: [['--prefix <text>', 'only keys that begin with this']],
+  async run([path, file], options) {
+    const prefix = typeof options['prefix'] === 'string' ? options['prefix'] : undefined;
+    const store = openToRead(path!);
+    try {
+      await toOutput(file, [store.path], async (output, progress) => writeEntries(store, prefix, output, progress));
+      return Exit.done;
+    } finally {
+      store.close();
+    }
+  },
+};
+
+/** Opens FILE (or standard output) and hands it to `write`; nothing is opened over one of the files `kept`. */
+export async function toOutput(
+  file: string | undefined,
+  kept: readonly string[],
+  write: (output: Output, progress: (total: number) => Promise<Progress>) => Promise<void>,
+): Promise<void> {
+  const isFile = file !== undefined && file !== '-';
+  if (isFile) {
+    for (const other of kept) {
+      if (isSameFile(file, other) || isSameFile(file, `${other}.lock`)) throw new UsageError(`FILE is the store itself: ${file}`);
+    }
+  }
+  const fd = isFile ? openSync(file, 'w', 0o600) : 1;
+  let shown: Progress | undefined;
+  try {
+    const output = new Output(fd);
+    // A bar between the lines would spoil both.
+    const isHidden = !isFile && (await isTerminal(1));
+    await write(output, async (total) => (shown = isHidden ? hidden : await showProgress('exporting', total)));
+    output.flush();
+  } finally {
+    shown?.stop();
+    if (isFile) closeSync(fd);
+  }
+}
+
+const hidden: Progress = { update() {}, stop() {} };
+
+function isSameFile(one: string, other: string): boolean {
+  const a = statSync(one, { bigint: true, throwIfNoEntry: false });
+  const b = statSync(other, { bigint: true, throwIfNoEntry: false });
+  return a !== undefined && b !== undefined && a.ino === b.ino && a.dev === b.dev;
+}
+
+/** Lines between two looks of the progress bar, and of the timers, at the clock. */
+const SLICE = 256;
+
+async function writeEntries(
+  store: Store,
+  prefix: string | undefined,
+  output: Output,
+  show: (total: number) => Promise<Progress>,
+): Promise<void> {
+  const progress = await show(store.size);
+  let count = 0;
+  for (const key of store.keys({ prefix, as: 'buffer' })) {
+    if (!writeEntry(store, key, output)) continue;
+    if (++count % SLICE === 0) progress.update(count);
+  }
+}
+
+class Changed extends Error {}
+
+function writeEntry(store: Store, key: Buffer, output: Output): boolean {
+  for (;;) {
+    const entry = store.getEntry(key);
+    if (entry === undefined) return false;
+    const stored = (): Buffer => {
+      const bytes = store.getBinary(key);
+      if (bytes === undefined || store.getEntry(key)?.version !== entry.version) throw new Changed();
+      return bytes;
+    };
+    try {
+      for (const piece of entryLine(key, entry.value, entry.expiresAt, stored)) output.write(piece);
+      return true;
+    } catch (error) {
+      // Before anything was written of it.
+      if (!(error instanceof Changed)) throw error;
+    }
+  }
+}
