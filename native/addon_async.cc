@@ -99,6 +99,7 @@ Napi::Value Start(const Napi::CallbackInfo& info, Operation* operation, const ch
                        napi_create_promise(env, &operation->deferred, &promise) == napi_ok &&
                        napi_queue_async_work(env, operation->work) == napi_ok;
   if (started) return Napi::Value(env, promise);
+  if (operation->commit.lock_word != nullptr) commit::Mark(operation->commit, false);
   Dispose(env, operation);
   ThrowSystemError(env, Failed(EAGAIN, name));
   return {};
@@ -142,6 +143,7 @@ Napi::Value CommitData(const Napi::CallbackInfo& info) {
   int fd = -1;
   commit::Commit commit;
   if (ReadCommit(in, &fd, &commit) == nullptr) return {};
+  commit::Mark(commit, true);
   return Finish(info, commit::Run(fd, commit));
 }
 
@@ -154,6 +156,7 @@ Napi::Value CommitDataAsync(const Napi::CallbackInfo& info) {
   int copy = -1;
   const Outcome outcome = file::Duplicate(fd, &copy);
   if (!outcome.Ok()) return Finish(info, outcome);
+  commit::Mark(commit, true);
   Operation* operation = new Operation;
   operation->environment = in.Owner();
   operation->fd = copy;

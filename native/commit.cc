@@ -45,6 +45,14 @@ Outcome Run(int fd, const Commit& commit) {
   return outcome;
 }
 
+void Mark(const Commit& commit, bool under_way) {
+  if (under_way) {
+    __atomic_fetch_or(commit.lock_word, kUnderWay, __ATOMIC_SEQ_CST);
+  } else {
+    __atomic_fetch_and(commit.lock_word, ~kUnderWay, __ATOMIC_SEQ_CST);
+  }
+}
+
 void Abandon(const Commit& commit) {
   WakeAll(commit.value_word);
   Release(commit.lock_word);

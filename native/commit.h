@@ -9,6 +9,9 @@
 
 namespace mmapkv::commit {
 
+// Set in the lock word from the call to the release: whoever finds it there knows that no JavaScript is needed to get on.
+constexpr uint32_t kUnderWay = 0x10000000;
+
 struct Commit {
   std::string bytes;  // a copy
   uint64_t offset = 0;
@@ -21,6 +24,8 @@ struct Commit {
 // Syncs the file's data, writes the bytes, syncs again; then stores the value, or the errno where none stands yet; in
 // any case releases the lock word at last. All in words that others map too, whose sleepers are woken.
 Outcome Run(int fd, const Commit& commit);
+// Sets or takes away kUnderWay.
+void Mark(const Commit& commit, bool under_way);
 // For a commit that never began: nothing is known to have failed, but nobody may wait for it either.
 void Abandon(const Commit& commit);
 

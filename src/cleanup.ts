@@ -7,6 +7,7 @@ import { directoryDepth, locate } from './directory.js';
 import { attachExtent, repairAllocator, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
 import {
+  C_LEFT_EPOCH_WORD,
   DIRECTORY_EXTENT_SHIFT,
   DIRECTORY_LIST_WORD,
   FLAG_LARGE,
@@ -26,10 +27,12 @@ import {
   LOCK_CHECKPOINT_WORD,
   LOCK_DIRECTORY_WORD,
   LOCK_GROWTH_WORD,
+  LOCK_SYNCING_BIT,
   LOCK_WAITERS_BIT,
   LOG_LIST_COUNT,
   LOG_LIST_WORD,
   OWNER_MASK,
+  R_EPOCH_WORD,
   R_FRESH_WORD,
   S_CHILD_0_WORD,
   S_INDEX_WORD,
@@ -92,6 +95,14 @@ export function watchInterrupted(session: Session): NodeJS.Timeout {
   return timer;
 }
 
+/** What was written in this epoch or before has nobody any more who would see to its checkpoint: the others' timers do. */
+export function leaveEpoch(session: Session, epoch: number): void {
+  const { fixed } = session.memory;
+  for (let found = Atomics.load(fixed, C_LEFT_EPOCH_WORD); found < epoch; found = Atomics.load(fixed, C_LEFT_EPOCH_WORD)) {
+    if (Atomics.compareExchange(fixed, C_LEFT_EPOCH_WORD, found, epoch) === found) return;
+  }
+}
+
 /** Takes a lock over from `owner`, if that is who holds it. */
 function seize(session: Session, words: Int32Array, index: number, owner: number): boolean {
   const found = Atomics.load(words, index);
@@ -99,7 +110,8 @@ function seize(session: Session, words: Int32Array, index: number, owner: number
   return Atomics.compareExchange(words, index, found, session.owner | LOCK_WAITERS_BIT) === found;
 }
 
-function withSegment(session: Session, head: number, work: () => void): void {
+/** Does something under the lock of the segment whose head this is, putting it in order first if need be. */
+export function withSegment(session: Session, head: number, work: () => void): void {
   const locks = lockWords(session.memory, head);
   const lock = lockIndex(head);
   const dirty = acquire(session, locks, lock, 'segment');
@@ -147,8 +159,14 @@ function cleanOwner(session: Session, owner: number): void {
     markClean(fixed, LOCK_ALLOCATOR_WORD);
     release(fixed, LOCK_ALLOCATOR_WORD);
   }
-  for (const lock of [LOCK_DIRECTORY_WORD, LOCK_GROWTH_WORD, LOCK_CHECKPOINT_WORD]) {
+  for (const lock of [LOCK_DIRECTORY_WORD, LOCK_GROWTH_WORD]) {
     if (seize(session, fixed, lock, owner)) release(fixed, lock);
+  }
+  // A sync of one's own that is under way ends by itself.
+  const isSyncing = owner === session.owner && (Atomics.load(fixed, LOCK_CHECKPOINT_WORD) & LOCK_SYNCING_BIT) !== 0;
+  if (!isSyncing && seize(session, fixed, LOCK_CHECKPOINT_WORD, owner)) {
+    session.ticket++;
+    release(fixed, LOCK_CHECKPOINT_WORD);
   }
   if (failpoint !== null) failpoint('cleanup.locks');
   const end = Atomics.load(root, R_FRESH_WORD);
@@ -190,6 +208,7 @@ function cleanOwner(session: Session, owner: number): void {
     }
   }
   for (const value of values.values()) resolveValues(session, value);
+  leaveEpoch(session, Atomics.load(root, R_EPOCH_WORD));
   if (failpoint !== null) failpoint('cleanup.done');
 }
 

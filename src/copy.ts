@@ -185,7 +185,7 @@ export function terminate(words: Int32Array, next: number, extentStart: number):
 }
 
 /** Puts {tag, ref} into the first empty slot of an index that nobody else can reach and that has room. */
-function insertFresh(view: View, tag: number, ref: number): void {
+export function insertFresh(view: View, tag: number, ref: number): void {
   const slot = tag >>> view.homeShift;
   const { pieceShift, skip } = view;
   let piece = slot >>> pieceShift;

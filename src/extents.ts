@@ -15,9 +15,10 @@
  * Growth does its system calls (allocation of both files, population) under a lock of its own, so that nobody who only
  * takes from the lists waits for the disk.
  */
-import { fromSystemError, storeError, systemCode } from './errors.js';
+import { fromSystemError, StoreError, storeError, systemCode } from './errors.js';
 import { failpoint } from './failpoints.js';
 import {
+  C_DURABLE_EPOCH_WORD,
   CONTROL_ENTRIES_OFFSET,
   CONTROL_ENTRY_SIZE,
   EXTENT_SIZE,
@@ -29,6 +30,10 @@ import {
   LOCK_ALLOCATOR_WORD,
   LOCK_GROWTH_WORD,
   MAX_EXTENTS,
+  O_PINNED_EPOCH_WORD,
+  OWNER_COUNT,
+  OWNER_WORDS,
+  OWNERS_WORD,
   R_EPOCH_WORD,
   R_EXTENT_COUNT_WORD,
   R_FREE_COUNT_WORD,
@@ -61,9 +66,12 @@ const POPULATE_EXTENTS = 64;
 const GROWTH_SHIFT = 5;
 const GROWTH_MIN = 16;
 const GROWTH_MAX = 64;
-/** Quarantine above this much (and a 32nd of the file) is worth ending an epoch for. */
-const QUARANTINE_MIN = 32;
-const QUARANTINE_SHIFT = 5;
+/** A quarantine of so many extents, and an eighth of the file, is worth a checkpoint; */
+const QUARANTINE_MIN = 64;
+const QUARANTINE_SHIFT = 3;
+/** one of so many, and three eighths of the file, is waited for rather than let the file grow. */
+const QUARANTINE_LIMIT = 128;
+const QUARANTINE_SHARE = 3 / 8;
 
 function root(session: Session): Int32Array {
   return session.memory.words[0]!;
@@ -118,8 +126,8 @@ export function reserveExtents(session: Session, count: number, keep: number, ou
   if (count === 0) return true;
   return withAllocator(session, (r) => {
     let available = availableExtents(session);
-    if (available < count + keep && session.options.durability === 'none') {
-      releaseQuarantine(session, r, 0x7fffffff);
+    if (available < count + keep) {
+      releaseQuarantine(session, r, reusableEpoch(session));
       available = availableExtents(session);
     }
     if (available < count + keep) return false;
@@ -194,16 +202,17 @@ export function unreserveExtents(session: Session, extents: readonly number[], o
 
 /**
  * Puts extents into quarantine: those for which `isOurs` still holds, looked at under the lock, so that doing it
- * again after an interruption harms nothing.
+ * again after an interruption harms nothing. They stay there until a checkpoint of `retiredEpoch` (0: the present one).
  */
 export function retireExtents(
   session: Session,
   extents: readonly number[],
   isOurs: (words: Int32Array, base: number, position: number) => boolean,
+  retiredEpoch = 0,
 ): void {
   if (extents.length === 0) return;
   withAllocator(session, (r) => {
-    const epoch = Atomics.load(r, R_EPOCH_WORD);
+    const epoch = retiredEpoch !== 0 ? retiredEpoch : Atomics.load(r, R_EPOCH_WORD);
     for (let i = 0; i < extents.length; i++) {
       const extent = extents[i]!;
       // A damaged list names anything: what is no extent is not ours.
@@ -223,22 +232,31 @@ export function retireExtents(
       Atomics.store(r, R_PENDING_QUARANTINE_WORD, 0);
     }
     const limit = Math.max(QUARANTINE_MIN, r[R_EXTENT_COUNT_WORD]! >>> QUARANTINE_SHIFT);
-    if (r[R_QUARANTINE_COUNT_WORD]! > limit) endEpoch(session, r);
+    if (r[R_QUARANTINE_COUNT_WORD]! > limit) {
+      releaseQuarantine(session, r, reusableEpoch(session));
+      if (r[R_QUARANTINE_COUNT_WORD]! > limit) session.wantsCheckpoint = true;
+    }
   });
 }
 
-/**
- * Ends the epoch and releases what was retired in it. Until checkpoints exist nothing is synced here: the quarantine
- * keeps reuse away from readers and keeps the file's layout ready, it does not yet protect against power loss.
- */
-function endEpoch(session: Session, r: Int32Array): void {
-  const epoch = Atomics.add(r, R_EPOCH_WORD, 1);
-  releaseQuarantine(session, r, epoch);
+/** What was retired in this epoch or before may be reused: no power loss and no backup asks for it any more. */
+function reusableEpoch(session: Session): number {
+  if (session.options.durability === 'none') return 0x7fffffff;
+  const { fixed } = session.memory;
+  if (failpoint?.('quarantine.off') === true) return 0x7fffffff;
+  let epoch = Atomics.load(fixed, C_DURABLE_EPOCH_WORD);
+  for (let slot = 1; slot <= OWNER_COUNT; slot++) {
+    const pinned = Atomics.load(fixed, OWNERS_WORD + slot * OWNER_WORDS + O_PINNED_EPOCH_WORD);
+    if (pinned !== 0 && pinned < epoch) epoch = pinned;
+  }
+  return epoch;
 }
 
-/** Frees at once whatever is in quarantine, for a caller that found no space. */
+/** Frees whatever is in quarantine, with a checkpoint if need be, for a caller that found no space. Called without segment locks. */
 export function reclaimQuarantine(session: Session): void {
-  withAllocator(session, (r) => endEpoch(session, r));
+  if (Atomics.load(root(session), R_QUARANTINE_COUNT_WORD) === 0) return;
+  session.makeDurable?.();
+  withAllocator(session, (r) => releaseQuarantine(session, r, reusableEpoch(session)));
 }
 
 // Caller holds the allocator's lock.
@@ -333,13 +351,15 @@ export function listLength(session: Session, headWord: number, kind: number, bou
 }
 
 /**
- * Makes at least `need` extents available, by ending an epoch when the quarantine holds enough, else by growing the
- * file. Called without segment locks. Throws ERR_STORE_NO_SPACE or ERR_STORE_FULL; the store is then as it was.
+ * Makes at least `need` extents available: by a checkpoint when much is in quarantine, else by growing the file. Called
+ * without segment locks. Throws ERR_STORE_NO_SPACE or ERR_STORE_FULL; the store is then as it was.
  */
 export function makeRoom(session: Session, need: number): void {
   const { memory } = session;
   const { fixed } = memory;
   const r = root(session);
+  const quarantined = Atomics.load(r, R_QUARANTINE_COUNT_WORD);
+  if (quarantined > Math.max(QUARANTINE_LIMIT, Atomics.load(r, R_EXTENT_COUNT_WORD) * QUARANTINE_SHARE)) reclaimIfPossible(session);
   if (acquire(session, fixed, LOCK_GROWTH_WORD, 'growth')) markClean(fixed, LOCK_GROWTH_WORD);
   try {
     const missing = need - availableExtents(session);
@@ -351,11 +371,20 @@ export function makeRoom(session: Session, need: number): void {
       growTo(session, count, Math.min(count + step, most), count + missing);
     } catch (error) {
       // The last resort before saying no: what waits in quarantine.
-      reclaimQuarantine(session);
+      reclaimIfPossible(session);
       if (availableExtents(session) < need) throw error;
     }
   } finally {
     release(fixed, LOCK_GROWTH_WORD);
+  }
+}
+
+/** A checkpoint that cannot be made, for whatever reason, is no reason not to grow. */
+function reclaimIfPossible(session: Session): void {
+  try {
+    reclaimQuarantine(session);
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
   }
 }
 

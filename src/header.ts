@@ -22,6 +22,7 @@ import {
   H_EXTENT_SIZE_WORD,
   H_HASH_SEED_WORD,
   H_INODE_WORD,
+  H_LOOSE_WORD,
   H_MAGIC_WORD,
   H_MAX_SIZE_WORD,
   H_SEGMENT_SIZE_WORD,
@@ -44,6 +45,8 @@ export interface Header {
   segmentSize: number;
   evicts: boolean;
   clean: boolean;
+  /** Used with durability 'none' since it was last clean. */
+  loose: boolean;
   epoch: number;
   durableEpoch: number;
   extentCount: number;
@@ -110,6 +113,7 @@ export function encodeHeader(header: Header): Int32Array {
   words[H_SEGMENT_SIZE_WORD] = header.segmentSize;
   words[H_EVICTION_WORD] = header.evicts ? 1 : 0;
   words[H_CLEAN_WORD] = header.clean ? 1 : 0;
+  words[H_LOOSE_WORD] = header.loose ? 1 : 0;
   words[H_EPOCH_WORD] = header.epoch;
   words[H_DURABLE_EPOCH_WORD] = header.durableEpoch;
   words[H_EXTENT_COUNT_WORD] = header.extentCount;
@@ -188,6 +192,7 @@ function verify(words: Int32Array, path: string): Header {
     segmentSize,
     evicts: words[H_EVICTION_WORD] === 1,
     clean: words[H_CLEAN_WORD] === 1,
+    loose: words[H_LOOSE_WORD] !== 0,
     epoch: words[H_EPOCH_WORD]!,
     durableEpoch: words[H_DURABLE_EPOCH_WORD]!,
     extentCount,

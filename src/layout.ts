@@ -275,6 +275,8 @@ export const LOCK_REDO_WORD = LOCK_ALLOCATOR_WORD + 64;
 /** The durable epoch (a futex word), and the errno of the first sync that failed (0: none did). */
 export const C_DURABLE_EPOCH_WORD = LOCK_ALLOCATOR_WORD + 80;
 export const C_SYNC_ERROR_WORD = LOCK_ALLOCATOR_WORD + 81;
+/** Newest epoch in which somebody wrote who is gone: whoever is there sees to its checkpoint. */
+export const C_LEFT_EPOCH_WORD = LOCK_ALLOCATOR_WORD + 82;
 /** Redo log: bytes used of each half; records written and records synced so far (a futex word). */
 export const C_REDO_TAIL_0_WORD = LOCK_ALLOCATOR_WORD + 96;
 export const C_REDO_TAIL_1_WORD = LOCK_ALLOCATOR_WORD + 97;
@@ -310,6 +312,8 @@ export const OWNER_INCARNATION_SHIFT = 11;
 export const OWNER_INCARNATION_MASK = 0xffff;
 export const OWNER_MASK = 0x7ffffff;
 export const LOCK_WAITERS_BIT = 0x8000000;
+/** In the checkpoint's lock: its sync is under way in the addon, which lets go of the lock. */
+export const LOCK_SYNCING_BIT = 0x10000000;
 
 // ---- Bytes that stand for something in record locks (OFD), far past the end of either file ----------------------------
 

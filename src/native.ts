@@ -66,7 +66,8 @@ export interface Native {
    * The end of a checkpoint in one operation: fdatasync, pwrite of `bytes` (at most 1 MiB) at `offset`, fdatasync. After
    * it the 32-bit word of the mapped buffer `words` at `valueOffset` holds `value` or, when anything failed, the one at
    * `errorOffset` the errno unless another stood there; the sleepers of the value word are woken in both cases. Last of
-   * all the word at `lockOffset` is set to 0 and its sleepers are woken. A sync that failed is not tried again.
+   * all the word at `lockOffset`, in which bit 28 says meanwhile that this is under way, is set to 0 and its sleepers are woken. A sync
+   * that failed is not tried again.
    *
    * A TypeError, a RangeError or an error with `syscall` 'fcntl' says that nothing was done: the lock word still holds
    * what it held. Any other error comes after the word was released.

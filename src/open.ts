@@ -7,13 +7,16 @@
  *   who closes last     cleans up after the dead, syncs, and sets the clean mark
  */
 import { dirname } from 'node:path';
-import { cleanDead, settle } from './cleanup.js';
+import { checkpointNow, currentEpoch, endCheckpoints, markLoose, refuseSuspect } from './checkpoint.js';
+import { cleanDead, leaveEpoch, settle } from './cleanup.js';
 import { openControl } from './control.js';
 import { fromSystemError, storeError, systemCode } from './errors.js';
 import { attachExtent, describeExtent } from './extents.js';
 import { failpoint } from './failpoints.js';
 import { currentBootId, encodeHeader, type Header, readHeader, writeHeader } from './header.js';
 import {
+  C_DURABLE_EPOCH_WORD,
+  C_SYNC_ERROR_WORD,
   DIRECTORY_ENTRIES_WORD,
   EXTENT_SIZE,
   HEADER_SIZE,
@@ -39,7 +42,7 @@ import type { NormalizedOptions } from './options.js';
 import { claimOwner, noOwnerSlot, releaseOwner } from './owners.js';
 import { randomId, randomWord } from './random.js';
 import { initSegment } from './rebuild.js';
-import { recoverStore } from './recovery.js';
+import { type Decision, decide, recoverStore } from './recovery.js';
 import { Session } from './session.js';
 
 /** Extents of a new store: about 2 MiB. */
@@ -127,6 +130,7 @@ function writeNewStore(path: string, fd: number, info: FileInfo, options: Normal
     hashSeed: randomWord(),
     segmentSize: options.segmentSize,
     evicts: options.eviction === 'auto',
+    loose: false,
     clean: true,
     epoch: 1,
     durableEpoch: 0,
@@ -212,8 +216,29 @@ function readIdentity(path: string, fd: number): Opened {
   return { info, header, isSameFile };
 }
 
-function startSession(path: string, memory: Memory, opened: Opened, options: NormalizedOptions): Session {
+/** Maps the file. The root is believed unless a recovery is to make it anew. */
+function startSession(path: string, memory: Memory, opened: Opened, options: NormalizedOptions, isRecovering = false): Session {
   const { header, info } = opened;
+  if (isRecovering) {
+    // The file may have grown after the checkpoint, and a copy may have holes: no touch of a page is to find no space.
+    const whole = Math.floor(info.size / EXTENT_SIZE);
+    native.allocate(memory.fd, 0, whole * EXTENT_SIZE);
+    memory.mapExtents(whole);
+    memory.words[0]![R_EXTENT_COUNT_WORD] = whole;
+  } else {
+    mapAsRootSays(path, memory, opened);
+  }
+  const session = new Session(memory, path, options.readOnly, options);
+  session.segmentSize = header.segmentSize;
+  // A store with a cap keeps 16 segments or more: rebuilding one needs room that is held back.
+  while (header.maxSize > 0 && session.segmentSize > EXTENT_SIZE && session.segmentSize * 16 > header.maxSize) session.segmentSize /= 2;
+  session.maxSize = header.maxSize;
+  session.hashSeed = header.hashSeed;
+  session.storeKey = `${info.device}:${info.inode}`;
+  return session;
+}
+
+function mapAsRootSays(path: string, memory: Memory, { header, info }: Opened): void {
   memory.mapExtents(header.extentCount);
   const root = memory.words[0]!;
   const count = Atomics.load(root, R_EXTENT_COUNT_WORD);
@@ -228,14 +253,6 @@ function startSession(path: string, memory: Memory, opened: Opened, options: Nor
     if (count * EXTENT_SIZE > size) throw truncated(path, size, count * EXTENT_SIZE);
   }
   memory.mapExtents(count);
-  const session = new Session(memory, path, options.readOnly, options);
-  session.segmentSize = header.segmentSize;
-  // A store with a cap keeps 16 segments or more: rebuilding one needs room that is held back.
-  while (header.maxSize > 0 && session.segmentSize > EXTENT_SIZE && session.segmentSize * 16 > header.maxSize) session.segmentSize /= 2;
-  session.maxSize = header.maxSize;
-  session.hashSeed = header.hashSeed;
-  session.storeKey = `${info.device}:${info.inode}`;
-  return session;
 }
 
 function openReadOnly(path: string, fd: number, options: NormalizedOptions): Session {
@@ -279,22 +296,17 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
     controlFd = control.fd;
     memory = new Memory(path, fd, controlFd, true);
     memory.mapControl();
-    session = startSession(path, memory, opened, options);
+    const decision = inUse
+      ? 'go on'
+      : decide({ clean: wasClean, sameBoot: opened.isSameFile, controlKept: control.isKept, loose: header.loose });
+    const isRecovering = decision === 'recover' || decision === 'empty';
+    session = startSession(path, memory, opened, options, isRecovering);
     if (!claimOwner(session)) throw noOwnerSlot(path);
     if (failpoint !== null) failpoint('open.claimed');
-    if (!inUse) {
-      // The same boot and file, and a control file that tells who held what: cleanDead() below is enough. Else the header
-      // stays as it is until recovery is done: if this one is killed or refuses, the next open must recover again.
-      if (!wasClean && !(opened.isSameFile && control.isKept)) recoverStore(session, opened.isSameFile);
-      if (failpoint !== null) failpoint('open.recovered');
-      header.controlId = control.id;
-      header.clean = false;
-      header.sequence = (header.sequence + 1) | 0;
-      header.extentCount = session.memory.limit;
-      writeHeader(fd, header);
-      if (failpoint !== null) failpoint('open.marked');
-      native.syncData(fd);
-    }
+    if (!inUse) begin(session, header, decision, control.id);
+    else if (options.durability === 'none' && !header.loose) markLoose(session);
+    const owned = session;
+    session.makeDurable = () => checkpointNow(owned);
     native.tryLock(fd, USE_LOCK_BYTE, 1, false);
     if (failpoint !== null) failpoint('open.used');
     sessionsOfThread.add(session);
@@ -307,6 +319,35 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
     native.unlock(fd, OPEN_LOCK_BYTE, 1);
   }
   return session;
+}
+
+/** What the first to open a store does: puts it in order, and takes the clean mark away. Caller holds the open lock. */
+function begin(session: Session, header: Header, decision: Decision, controlId: string): void {
+  const { fd, fixed, words } = session.memory;
+  // The header stays as it is until recovery is done: if this one is killed or refuses, the next open must recover again.
+  recoverStore(session, header, decision);
+  if (failpoint !== null) failpoint('open.recovered');
+  const isTight = session.options.durability !== 'none';
+  if (session.recovery !== undefined || (header.loose && isTight)) {
+    // All that is there now becomes a checkpoint, of which the header below tells.
+    if (session.recovery === undefined) cleanDead(session);
+    header.durableEpoch = currentEpoch(session);
+    Atomics.store(words[0]!, R_EPOCH_WORD, header.durableEpoch + 1);
+    header.loose = false;
+    native.syncData(fd);
+    if (failpoint !== null) failpoint('open.synced');
+  }
+  header.loose ||= !isTight;
+  header.controlId = controlId;
+  header.clean = false;
+  header.epoch = currentEpoch(session);
+  header.sequence = (header.sequence + 1) | 0;
+  header.extentCount = session.memory.limit;
+  writeHeader(fd, header);
+  if (failpoint !== null) failpoint('open.marked');
+  native.syncData(fd);
+  // Not before: a header that was not synced may have named an epoch which a power loss would take back.
+  Atomics.store(fixed, C_DURABLE_EPOCH_WORD, header.durableEpoch);
 }
 
 // ---- Closing -----------------------------------------------------------------------------------------------------
@@ -333,6 +374,8 @@ function leave(session: Session, path: string): void {
   try {
     memoryIsWhole(session);
     settle(session);
+    endCheckpoints(session);
+    leaveEpoch(session, session.writeEpoch);
     isSettled = true;
     waitForOpenLock(path, fd, true, session.options.lockTimeout);
     isHeld = true;
@@ -343,17 +386,22 @@ function leave(session: Session, path: string): void {
     cleanDead(session);
     // Nothing is synced with durability 'none', so nothing may be called clean.
     if (session.options.durability === 'none') return;
-    native.syncData(fd);
+    refuseSuspect(session);
+    const root = session.memory.words[0]!;
+    const epoch = currentEpoch(session);
+    Atomics.store(root, R_EPOCH_WORD, epoch + 1);
+    syncOrSuspect(session);
     if (failpoint !== null) failpoint('close.synced');
     const header = readHeader(fd, path, native.fileInfo(fd).size);
-    const root = session.memory.words[0]!;
     header.sequence = (header.sequence + 1) | 0;
     header.clean = true;
-    header.epoch = Atomics.load(root, R_EPOCH_WORD);
+    header.loose = false;
+    header.durableEpoch = epoch;
+    header.epoch = epoch + 1;
     header.extentCount = Atomics.load(root, R_EXTENT_COUNT_WORD);
     writeHeader(fd, header);
     if (failpoint !== null) failpoint('close.marked');
-    native.syncData(fd);
+    syncOrSuspect(session);
   } catch {
     // What could not be left in order, the next open finds and repairs: the clean mark is not set.
   } finally {
@@ -363,6 +411,16 @@ function leave(session: Session, path: string): void {
     } finally {
       if (isHeld) native.unlock(fd, OPEN_LOCK_BYTE, 1);
     }
+  }
+}
+
+function syncOrSuspect(session: Session): void {
+  const { fd, fixed } = session.memory;
+  try {
+    native.syncData(fd);
+  } catch (error) {
+    Atomics.compareExchange(fixed, C_SYNC_ERROR_WORD, 0, (error as NodeJS.ErrnoException).errno ?? -1);
+    throw error;
   }
 }
 

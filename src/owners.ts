@@ -13,6 +13,7 @@ import { failpoint } from './failpoints.js';
 import {
   O_PID_NAMESPACE_WORD,
   O_PID_WORD,
+  O_PINNED_EPOCH_WORD,
   O_SINCE_WORD,
   O_STATE_WORD,
   O_THREAD_WORD,
@@ -83,6 +84,7 @@ export function claimOwner(session: Session): boolean {
     fixed[word + O_SINCE_WORD] = now | 0;
     fixed[word + O_SINCE_WORD + 1] = Math.floor(now / 2 ** 32);
     fixed[word + O_PID_NAMESPACE_WORD] = pidNamespace();
+    fixed[word + O_PINNED_EPOCH_WORD] = 0;
     Atomics.store(fixed, word + O_STATE_WORD, (incarnation << 1) | 1);
     session.owner = ownerOf(slot, incarnation);
     return true;
@@ -128,6 +130,7 @@ export function forEachDead(session: Session, clean: (owner: number) => void): n
       if ((state & 1) === 0) continue;
       clean(ownerOf(slot, state >>> 1));
       if (failpoint !== null) failpoint('owner.cleaned');
+      fixed[slotWord(slot) + O_PINNED_EPOCH_WORD] = 0;
       Atomics.store(fixed, word, state & ~1);
       count++;
     } finally {

@@ -47,6 +47,7 @@ import {
   S_MAGIC_WORD,
   S_PENDING_VALUE_WORD,
   S_PREFIX_WORD,
+  S_REPLACED_EPOCH_WORD,
   S_REPLACED_WORD,
   S_SEQUENCE_HIGH_WORD,
   S_SEQUENCE_LOW_WORD,
@@ -166,6 +167,10 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
       if (how === 'split' && depth === directoryDepth(session)) doubleDirectory(session, free.splice(0, directoryExtents));
       words[base + S_REPLACED_WORD] = how === 'clear' ? REPLACED_CLEARED : without !== 0 ? REPLACED_WITHOUT : 0;
       if (without !== 0) words[base + S_PENDING_VALUE_WORD] = without;
+      // With the children's own epoch: a checkpoint has both of this, or neither.
+      const epoch = extentWords(memory, children[0]!.head)[extentBase(children[0]!.head) + X_CREATED_EPOCH_WORD]!;
+      words[base + S_REPLACED_EPOCH_WORD] = epoch;
+      session.writeEpoch = epoch;
       words[base + S_CHILD_0_WORD] = children[0]!.head;
       words[base + S_CHILD_1_WORD] = children[children.length - 1]!.head;
       if (failpoint !== null) failpoint('rebuild.noted');
@@ -193,6 +198,8 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
         const w = extentWords(memory, child);
         const x = extentBase(child);
         if ((w[x + X_GENERATION_WORD]! & 1) === 0) raiseGeneration(w, x);
+        // Nor is it to look like a segment to a recovery, should giving it back fail.
+        w[x + S_MAGIC_WORD] = 0;
         release(lockWords(memory, child), lockIndex(child));
       }
       unreserveExtents(session, reserved);

@@ -26,6 +26,7 @@ import {
   RECORD_HEADER_WORDS,
   S_CHECKSUM_WORD,
   S_CHILD_0_WORD,
+  S_CHILD_1_WORD,
   S_COUNT_WORD,
   S_DEPTH_WORD,
   S_INDEX_WORD,
@@ -33,6 +34,7 @@ import {
   S_LOG_COUNT_WORD,
   S_PENDING_VALUE_WORD,
   S_PREFIX_WORD,
+  S_REPLACED_EPOCH_WORD,
   S_SEQUENCE_HIGH_WORD,
   S_SEQUENCE_LOW_WORD,
   S_TAIL_WORD,
@@ -74,6 +76,10 @@ export function repairSegment(session: Session, head: number): void {
   }
   const index = Atomics.load(words, base + S_INDEX_WORD);
   checkIndex(session, index);
+  // A replacement that was noted and not committed.
+  words[base + S_REPLACED_EPOCH_WORD] = 0;
+  words[base + S_CHILD_0_WORD] = 0;
+  words[base + S_CHILD_1_WORD] = 0;
   // The holder may have died between the new index and the generation: whoever still looks at the old one must find out.
   Atomics.store(words, base + X_GENERATION_WORD, words[base + X_GENERATION_WORD]! + 2);
   sealLog(session, words, base);

@@ -28,6 +28,7 @@ import {
   S_INDEX_WORD,
   S_LOG_COUNT_WORD,
   S_PENDING_VALUE_WORD,
+  S_REPLACED_EPOCH_WORD,
   S_REPLACED_WORD,
   VALUE_LIST_PAIRS,
   X_GENERATION_WORD,
@@ -116,10 +117,17 @@ export function retireSegment(session: Session, head: number): void {
   const logCount = Math.min(words[base + S_LOG_COUNT_WORD]!, LOG_LIST_COUNT);
   for (let i = 1; i < logCount; i++) extents.push(words[base + LOG_LIST_WORD + i]!);
   extents.push(head);
-  retireExtents(session, extents, (w, x) => {
-    const kind = w[x + X_STATE_WORD]! & KIND_MASK;
-    return (kind === KIND_LOG || kind === KIND_INDEX || kind === KIND_HEAD) && w[x + X_SEGMENT_WORD] === head;
-  });
+  // The epoch of the children, which may have ended since: a checkpoint of it has them, and needs this no more.
+  const epoch = words[base + S_REPLACED_EPOCH_WORD]!;
+  retireExtents(
+    session,
+    extents,
+    (w, x) => {
+      const kind = w[x + X_STATE_WORD]! & KIND_MASK;
+      return (kind === KIND_LOG || kind === KIND_INDEX || kind === KIND_HEAD) && w[x + X_SEGMENT_WORD] === head;
+    },
+    epoch,
+  );
 }
 
 /** Retires the index that the segment used before its present one. Caller holds the segment's lock. */

@@ -201,7 +201,7 @@ export function publish(
   const hasExpiry = expiresAt !== Number.POSITIVE_INFINITY;
   log[r + K_SIZES_WORD] = keySize | (size << PAYLOAD_SIZE_SHIFT);
   log[r + K_TYPE_WORD] = type | FLAG_RECORD | (hasExpiry ? FLAG_EXPIRY : 0) | (high << SEQUENCE_HIGH_SHIFT);
-  log[r + K_EPOCH_WORD] = Atomics.load(memory.words[0]!, R_EPOCH_WORD);
+  log[r + K_EPOCH_WORD] = session.writeEpoch = Atomics.load(memory.words[0]!, R_EPOCH_WORD);
   log[r + K_SEQUENCE_WORD] = low;
   let p = r + RECORD_HEADER_WORDS;
   if (hasExpiry) {
@@ -276,7 +276,7 @@ export function publishDeletion(session: Session, view: View, hash: number): voi
   }
   log[r + K_SIZES_WORD] = 8 << PAYLOAD_SIZE_SHIFT;
   log[r + K_TYPE_WORD] = FLAG_DELETED | FLAG_RECORD | (high << SEQUENCE_HIGH_SHIFT);
-  log[r + K_EPOCH_WORD] = Atomics.load(memory.words[0]!, R_EPOCH_WORD);
+  log[r + K_EPOCH_WORD] = session.writeEpoch = Atomics.load(memory.words[0]!, R_EPOCH_WORD);
   log[r + K_SEQUENCE_WORD] = low;
   log[r + RECORD_HEADER_WORDS] = hash;
   log[r + RECORD_HEADER_WORDS + 1] = session.ref;

@@ -7,6 +7,7 @@
 import { xxh32Words } from './hash.js';
 import type { Memory } from './memory.js';
 import type { NormalizedOptions } from './options.js';
+import type { Recovery } from './types.js';
 import { noViews, type View } from './view.js';
 
 export class Session {
@@ -44,7 +45,22 @@ export class Session {
   sawDead = false;
   /** Replaced segments whose extents could not be retired yet, because the allocator's lock timed out. */
   deferred: number[] = [];
+  /** Newest epoch in which this open wrote. */
+  writeEpoch = 0;
+  /** Counts the turns of this open at the checkpoint's lock: an asynchronous one finds out that its turn was taken over. */
+  ticket = 0;
+  /** The quarantine has grown so that a checkpoint is due, though this open may leave the event loop no turn. */
+  wantsCheckpoint = false;
+  /** performance.now() before which no further such checkpoint is tried. */
+  kickAfter = 0;
+  /** Makes everything durable that was written so far: what extents.ts, which knows nothing of checkpoints, frees space with. */
+  makeDurable: (() => void) | null = null;
+  /** Called with the next epoch just before it begins. */
+  beforeEpoch: ((epoch: number) => void) | null = null;
+  /** What the recovery at the open did, if there was one. */
+  recovery: Recovery | undefined;
   /** Counters of this open, for stats(). */
+  checkpoints = 0;
   hits = 0;
   misses = 0;
   sets = 0;

@@ -3,6 +3,7 @@ import { lookAtControl } from './control.js';
 import { directoryDepth, forEachSegment } from './directory.js';
 import { readHeader } from './header.js';
 import {
+  C_DURABLE_EPOCH_WORD,
   EXTENT_SIZE,
   R_EPOCH_WORD,
   R_EXTENT_COUNT_WORD,
@@ -19,6 +20,7 @@ import { extentBase, extentWords } from './memory.js';
 import { native } from './native.js';
 import { listOwners, listOwnersFromOutside, type OwnerFacts } from './owners.js';
 import type { Session } from './session.js';
+import type { Recovery } from './types.js';
 
 export interface StoreStats {
   /** Live entries; an expired one counts until it is dropped. */
@@ -42,6 +44,12 @@ export interface StoreStats {
   maxSize: number | undefined;
   segmentSize: number;
   epoch: number;
+  /** The last epoch whose writes are all on the disk; undefined for a read-only open. */
+  durableEpoch: number | undefined;
+  /** What this open had to recover; undefined: nothing. */
+  recovery: Recovery | undefined;
+  /** Checkpoints that this open made. */
+  checkpoints: number;
   /** Writable opens of the store in all processes; empty, too, when this open is read-only and has no right to read the control file. */
   owners: OwnerFacts[];
   /** Of this open. */
@@ -96,6 +104,9 @@ export function collectStats(session: Session): StoreStats {
     maxSize: session.maxSize === 0 ? undefined : session.maxSize,
     segmentSize: session.segmentSize,
     epoch: Atomics.load(root, R_EPOCH_WORD),
+    durableEpoch: session.readOnly ? undefined : Atomics.load(memory.fixed, C_DURABLE_EPOCH_WORD),
+    recovery: session.recovery,
+    checkpoints: session.checkpoints,
     owners: session.readOnly ? ownersFromOutside(session, info.size) : listOwners(session),
     hits: session.hits,
     misses: session.misses,

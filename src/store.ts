@@ -1,6 +1,7 @@
 /** The Store class: arguments are checked here, in a fixed order (open, writable, value, key, options), then handed on. */
 import { checkFunction, checkIterable, closedError, readOnlyError, ttlOf } from './arguments.js';
 import { checkSteps } from './check.js';
+import { checkpoint, checkpointNow, checkpointNowAndThen } from './checkpoint.js';
 import { settle, watchInterrupted } from './cleanup.js';
 import { clearStore } from './clear.js';
 import { encoded, encodeKey, encodeValue, keyWords, releaseValue } from './codec.js';
@@ -41,7 +42,7 @@ export class Store implements Iterable<[string, Value]> {
   readonly readOnly: boolean;
   readonly #session: Session;
   readonly #ttl: number;
-  #timer: NodeJS.Timeout | undefined;
+  #timers: NodeJS.Timeout[] = [];
 
   constructor(path: string, options: StoreOptions = {}) {
     const normalized = normalizeOptions(path, options);
@@ -49,7 +50,9 @@ export class Store implements Iterable<[string, Value]> {
     this.path = normalized.path;
     this.readOnly = normalized.readOnly;
     this.#ttl = normalized.ttl;
-    if (!this.readOnly) this.#timer = watchInterrupted(this.#session);
+    if (this.readOnly) return;
+    this.#timers.push(watchInterrupted(this.#session));
+    if (normalized.durability !== 'none') this.#timers.push(checkpointNowAndThen(this.#session));
   }
 
   get closed(): boolean {
@@ -347,6 +350,30 @@ export class Store implements Iterable<[string, Value]> {
     return collectStats(this.#enter());
   }
 
+  /**
+   * Makes durable what was written before the call, by every process, off the event loop. Concurrent calls of any process
+   * share one checkpoint.
+   * @throws {StoreError} ERR_STORE_SYNC_FAILED when this or an earlier sync has failed since the machine was started,
+   *   ERR_STORE_LOCK_TIMEOUT, ERR_STORE_READ_ONLY, ERR_STORE_CLOSED
+   * @example
+   * store.set('order 17', { paid: true });
+   * await store.sync(); // survives power loss from here on
+   */
+  async sync(): Promise<void> {
+    await checkpoint(this.#enterWrite());
+  }
+
+  /** The same as sync(), waiting for the disk. */
+  syncNow(): void {
+    const session = this.#enterWrite();
+    session.busy = true;
+    try {
+      checkpointNow(session);
+    } finally {
+      session.busy = false;
+    }
+  }
+
   /** Verifies everything, a segment at a time, while others go on; never changes the file. */
   async check(options: CheckOptions = {}): Promise<CheckReport> {
     const session = this.#enter();
@@ -370,7 +397,7 @@ export class Store implements Iterable<[string, Value]> {
   /** Lets go of the file. Idempotent; any later call throws ERR_STORE_CLOSED. The last one to close leaves the file synced. */
   close(): void {
     if (this.#session.closed) return;
-    clearInterval(this.#timer);
+    for (const timer of this.#timers) clearInterval(timer);
     closeSession(this.#session);
   }
 

@@ -34,3 +34,19 @@ export interface CheckOptions {
   /** Called now and then with the share done, 0 to 1. */
   onProgress?: ((share: number) => void) | undefined;
 }
+
+/** What an open did that found a store which had not been closed before the machine stopped, or a copy of one in use. */
+export interface Recovery {
+  /** 'checkpoint': the store is as it was at a checkpoint, or later. 'emptied': with durability 'none' nothing could be trusted. */
+  outcome: 'checkpoint' | 'emptied';
+  /** Epoch of that checkpoint. */
+  epoch: number;
+  /** Entries that the checkpoint had. */
+  entries: number;
+  /** Records written after it that were found and dropped; others may have left no trace. */
+  dropped: number;
+  /** Writes after it that the redo log had (durability 'sync'). */
+  redone: number;
+  /** ms that it took. */
+  duration: number;
+}

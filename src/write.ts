@@ -5,6 +5,7 @@
  * repairs what a half-done step may have left. After the commit the write has happened, and is reported so.
  */
 
+import { kickCheckpoint } from './checkpoint.js';
 import { cleanDead } from './cleanup.js';
 import { keyWords } from './codec.js';
 import { forEachSegment } from './directory.js';
@@ -312,6 +313,7 @@ export function finished(session: Session, result: boolean): boolean {
       session.sawDead = true;
     }
   }
+  if (session.wantsCheckpoint) kickCheckpoint(session);
   return result;
 }
 

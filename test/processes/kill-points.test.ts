@@ -89,6 +89,8 @@ const scenarios: Record<string, Scenario> = {
   'close.unused': alone,
   'close.synced': alone,
   'close.marked': alone,
+  'checkpoint.begun': { workload: 'sync', most: 20, beside: true },
+  'checkpoint.drained': { workload: 'sync', most: 20, beside: true },
 };
 
 /** Points that only somebody passes who repairs what a dead one left. */
@@ -106,8 +108,16 @@ const repairs = [
   'owner.cleaned',
 ];
 
-/** Points that need a directory of more than 8,192 entries: see kill-directory.test.ts. */
-const elsewhere = ['directory.listed'];
+/** Points that have a test of their own: see kill-directory.test.ts for a directory of more than 8,192 entries. */
+const elsewhere = [
+  'directory.listed',
+  // kill-recovery.test.ts
+  'recovery.found',
+  'recovery.segment',
+  'recovery.directory',
+  'recovery.root',
+  'open.synced',
+];
 
 test('every failpoint of the source has its kill', () => {
   const folder = new URL('../../src/', import.meta.url);

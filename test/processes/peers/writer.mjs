@@ -53,6 +53,12 @@ const workloads = {
     else if (dice.below(20) === 0) set(name('large', 8));
     else set(name('k', 300));
   },
+  // Checkpoints, waited for and not.
+  sync() {
+    for (let i = 0; i < 20; i++) workloads.mixed();
+    if (dice.below(2) === 0) store.syncNow();
+    else store.sync().catch(() => {});
+  },
   // Opens and closes with a write in between: what only the first to open or the last to close does.
   reopen() {
     set(name('k', 100));

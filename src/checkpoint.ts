@@ -1,0 +1,393 @@
+/**
+ * Checkpoints: everything that was written up to some moment becomes durable, for all processes at once.
+ *
+ * Steps (docs/durability.md argues them; the rule that recovery goes by is in recovery.ts):
+ *   1. take the checkpoint's lock; who finds it taken waits for the one that is running, and looks again;
+ *   2. the epoch E becomes E + 1: whoever takes a segment's lock from now on writes in E + 1;
+ *   3. drain: wait until nobody is left who may write in E, cleaning up after the dead and the interrupted;
+ *   4. fdatasync; write the other header copy, which names E as durable; fdatasync;
+ *   5. tell all: the durable epoch in the control file. What was retired in E or before may be reused now.
+ * Step 4 and 5 are one call of the addon, in its thread pool unless the caller waits: they need no JavaScript, so a
+ * busy event loop holds nobody up, and they end with letting go of the lock.
+ *
+ * A sync that failed is never tried again as if nothing had happened: the kernel may have dropped the pages and calls
+ * the next one good (Rebello et al., "Can Applications Recover from fsync Failures?", 2020). The first failure stays in
+ * the control file; from then on no checkpoint ends, and the quarantine keeps what is durable from being reused.
+ */
+
+import { closedError } from './arguments.js';
+import { cleanDead, withSegment } from './cleanup.js';
+import { storeError, systemCode } from './errors.js';
+import { failpoint } from './failpoints.js';
+import { encodeHeader, readHeader, writeHeader } from './header.js';
+import {
+  C_DURABLE_EPOCH_WORD,
+  C_LEFT_EPOCH_WORD,
+  C_SYNC_ERROR_WORD,
+  HEADER_SIZE,
+  LOCK_CHECKPOINT_WORD,
+  LOCK_SYNCING_BIT,
+  LOCK_WAITERS_BIT,
+  OWNER_MASK,
+  R_EPOCH_WORD,
+  R_EXTENT_COUNT_WORD,
+  R_FRESH_WORD,
+} from './layout.js';
+import { sessionsOfThread } from './lock.js';
+import { lockIndex, lockWords } from './memory.js';
+import { native } from './native.js';
+import { isAlive, ownerPid } from './owners.js';
+import type { Session } from './session.js';
+
+/** ms between two looks at whether a holder lives. */
+const SLICE = 20;
+/** ms that a checkpoint which nobody asked for may hold up its writer while others leave their segments. */
+const KICK_PATIENCE = 20;
+/** ms until the next try after one that was given up. */
+const KICK_PAUSE = 1000;
+
+export function currentEpoch(session: Session): number {
+  return Atomics.load(session.memory.words[0]!, R_EPOCH_WORD);
+}
+
+export function durableEpoch(session: Session): number {
+  return Atomics.load(session.memory.fixed, C_DURABLE_EPOCH_WORD);
+}
+
+/** Throws ERR_STORE_SYNC_FAILED when a sync has failed since the machine was started. */
+export function refuseSuspect(session: Session): void {
+  const errno = Atomics.load(session.memory.fixed, C_SYNC_ERROR_WORD);
+  if (errno !== 0) throw syncFailed(session, errno);
+}
+
+export function syncFailed(session: Session, errno: number, cause?: unknown): Error {
+  return storeError(
+    'ERR_STORE_SYNC_FAILED',
+    session.path,
+    'a sync of the store has failed; what was written since the last checkpoint may not be on the disk',
+    { errno, durableEpoch: durableEpoch(session) },
+    'save what it holds to another disk ("mmapkv export"), look at the disk, then start the machine again',
+    cause,
+  );
+}
+
+/** Has anything been written here, or been left by somebody who is gone, that no checkpoint covers? */
+export function needsCheckpoint(session: Session): boolean {
+  const durable = durableEpoch(session);
+  return session.writeEpoch > durable || Atomics.load(session.memory.fixed, C_LEFT_EPOCH_WORD) > durable;
+}
+
+// ---- The lock --------------------------------------------------------------------------------------------------------
+
+function isOfThisThread(session: Session, owner: number): boolean {
+  for (const other of sessionsOfThread) {
+    if (other.owner === owner && other.storeKey === session.storeKey && !other.closed) return true;
+  }
+  return false;
+}
+
+/**
+ * Takes the lock unless somebody who lives holds it. One of this thread's sessions that holds it without its sync being
+ * under way waits in an asynchronous drain, or was interrupted: its turn is taken over, and it finds out by its ticket.
+ */
+function tryLock(session: Session): boolean {
+  const { fixed } = session.memory;
+  for (;;) {
+    const found = Atomics.load(fixed, LOCK_CHECKPOINT_WORD);
+    const holder = found & OWNER_MASK;
+    if (holder !== 0) {
+      if (isOfThisThread(session, holder)) {
+        if ((found & LOCK_SYNCING_BIT) !== 0) return false;
+      } else if (isAlive(session, holder)) return false;
+    }
+    if (Atomics.compareExchange(fixed, LOCK_CHECKPOINT_WORD, found, session.owner) !== found) continue;
+    session.ticket++;
+    return true;
+  }
+}
+
+/** Lets go of the lock if it is this session's, and its sync is not under way. */
+export function unlockCheckpoint(session: Session): void {
+  const { fixed } = session.memory;
+  session.ticket++;
+  const found = Atomics.load(fixed, LOCK_CHECKPOINT_WORD);
+  if ((found & OWNER_MASK) !== session.owner || session.owner === 0 || (found & LOCK_SYNCING_BIT) !== 0) return;
+  if (Atomics.compareExchange(fixed, LOCK_CHECKPOINT_WORD, found, 0) === found) {
+    native.futexWake(fixed.buffer as ArrayBuffer, LOCK_CHECKPOINT_WORD * 4, 0x7fffffff);
+  }
+}
+
+/** The word to sleep on until the checkpoint that is running ends; 0: there is none. Throws when its holder does not go on. */
+function waitingWord(session: Session, deadline: number): number {
+  const found = Atomics.load(session.memory.fixed, LOCK_CHECKPOINT_WORD);
+  // In the kernel it takes as long as the disk takes.
+  if (found === 0 || (found & LOCK_SYNCING_BIT) !== 0 || performance.now() < deadline) return found;
+  throw storeError(
+    'ERR_STORE_LOCK_TIMEOUT',
+    session.path,
+    'a checkpoint does not go on',
+    { lock: 'checkpoint', pid: ownerPid(session, found & OWNER_MASK), waited: session.options.lockTimeout },
+    'see what that process does (is it stopped?)',
+  );
+}
+
+// ---- The steps -------------------------------------------------------------------------------------------------------
+
+/** Step 2. Returns the epoch that is to become durable. Caller holds the lock. */
+function beginEpoch(session: Session): number {
+  const root = session.memory.words[0]!;
+  const epoch = Atomics.load(root, R_EPOCH_WORD);
+  session.beforeEpoch?.(epoch + 1);
+  Atomics.store(root, R_EPOCH_WORD, epoch + 1);
+  if (failpoint !== null) failpoint('checkpoint.begun');
+  return epoch;
+}
+
+/** Segments whose lock is taken, or was let go of in the middle of a change. */
+function unsettledSegments(session: Session): { extent: number; word: number }[] {
+  const { memory } = session;
+  const found: { extent: number; word: number }[] = [];
+  const end = Atomics.load(memory.words[0]!, R_FRESH_WORD);
+  for (let extent = 1; extent < end; extent++) {
+    const words = lockWords(memory, extent);
+    const index = lockIndex(extent);
+    const word = Atomics.load(words, index);
+    if (word !== 0 || words[index + 1] !== 0) found.push({ extent, word });
+  }
+  return found;
+}
+
+/**
+ * Step 3. A lock that is taken now may have been taken in the old epoch: it is waited for, or (its holder being dead or
+ * interrupted) taken over with what it guards put in order. What the dead had in reserve is resolved as well: a segment
+ * that they were building must not look like one.
+ */
+function drainNow(session: Session, patience: number): void {
+  if (failpoint?.('drain.off') === true) return;
+  const deadline = performance.now() + patience;
+  cleanDead(session);
+  for (const { extent, word } of unsettledSegments(session)) {
+    waitForSegment(session, extent, word, deadline);
+  }
+  if (session.sawDead) cleanDead(session);
+}
+
+/** Is the section over that held the word? Marks it, so that the same holder's next section looks different. */
+function isOver(words: Int32Array, index: number, word: number): boolean {
+  const marked = word | LOCK_WAITERS_BIT;
+  const found = Atomics.load(words, index);
+  if (found === marked) return false;
+  return found !== word || Atomics.compareExchange(words, index, word, marked) !== word;
+}
+
+function waitForSegment(session: Session, extent: number, word: number, deadline: number): void {
+  const words = lockWords(session.memory, extent);
+  const index = lockIndex(extent);
+  while (word !== 0 && !isOver(words, index, word)) {
+    if (isStale(session, word) || performance.now() > deadline) break;
+    native.futexWait(words.buffer as ArrayBuffer, index * 4, word | LOCK_WAITERS_BIT, SLICE);
+  }
+  if (word !== 0 && !isStale(session, word)) {
+    if (isOver(words, index, word)) return;
+    throw storeError(
+      'ERR_STORE_LOCK_TIMEOUT',
+      session.path,
+      'a checkpoint waits for a writer that lives but does not go on',
+      { lock: 'segment', pid: ownerPid(session, word & OWNER_MASK) },
+      'see what that process does (is it stopped?); the store can be read and written meanwhile',
+    );
+  }
+  withSegment(session, extent, () => {});
+}
+
+function isStale(session: Session, word: number): boolean {
+  const holder = word & OWNER_MASK;
+  return isOfThisThread(session, holder) || !isAlive(session, holder);
+}
+
+/** The header copy of step 4. */
+function nextHeader(session: Session, epoch: number): { bytes: Uint8Array; offset: number } {
+  const { fd, words } = session.memory;
+  const header = readHeader(fd, session.path, native.fileInfo(fd).size);
+  header.sequence = (header.sequence + 1) | 0;
+  header.durableEpoch = epoch;
+  header.epoch = epoch + 1;
+  header.extentCount = Atomics.load(words[0]!, R_EXTENT_COUNT_WORD);
+  return { bytes: new Uint8Array(encodeHeader(header).buffer), offset: (header.sequence & 1) * HEADER_SIZE };
+}
+
+/** Steps 4 and 5, waiting for the disk. Lets go of the lock, whatever happens. */
+function syncNow(session: Session, epoch: number): void {
+  const { fixed, fd } = session.memory;
+  let isLeft = false;
+  try {
+    const { bytes, offset } = nextHeader(session, epoch);
+    if (failpoint !== null) failpoint('checkpoint.drained');
+    isLeft = true;
+    native.commitData(fd, bytes, offset, fixed.buffer as ArrayBuffer, ...commitWords(epoch));
+  } catch (error) {
+    throw isLeft ? asSyncFailure(session, error) : error;
+  }
+  session.checkpoints++;
+}
+
+function commitWords(epoch: number): [number, number, number, number] {
+  return [C_DURABLE_EPOCH_WORD * 4, epoch, C_SYNC_ERROR_WORD * 4, LOCK_CHECKPOINT_WORD * 4];
+}
+
+/** Steps 4 and 5 in the addon's thread pool. */
+function startSync(session: Session, epoch: number): Promise<void> {
+  const { fixed, fd } = session.memory;
+  const { bytes, offset } = nextHeader(session, epoch);
+  if (failpoint !== null) failpoint('checkpoint.drained');
+  const [durable, value, error, lock] = commitWords(epoch);
+  return native.commitDataAsync(fd, bytes, offset, fixed.buffer as ArrayBuffer, durable, value, error, lock).then(
+    () => {
+      session.checkpoints++;
+    },
+    (failure: unknown) => {
+      throw asSyncFailure(session, failure);
+    },
+  );
+}
+
+function asSyncFailure(session: Session, error: unknown): unknown {
+  if (systemCode(error) === undefined) return error;
+  return syncFailed(session, (error as NodeJS.ErrnoException).errno ?? 0, error);
+}
+
+/** Makes it known, durably, that somebody reuses space before a checkpoint: durability 'none'. */
+export function markLoose(session: Session): void {
+  const { fd, fixed } = session.memory;
+  const deadline = performance.now() + session.options.lockTimeout;
+  while (!tryLock(session)) {
+    const word = waitingWord(session, deadline);
+    if (word !== 0) native.futexWait(fixed.buffer as ArrayBuffer, LOCK_CHECKPOINT_WORD * 4, word, SLICE);
+  }
+  try {
+    const header = readHeader(fd, session.path, native.fileInfo(fd).size);
+    header.loose = true;
+    header.sequence = (header.sequence + 1) | 0;
+    writeHeader(fd, header);
+    native.syncData(fd);
+  } finally {
+    unlockCheckpoint(session);
+  }
+}
+
+// ---- Who asks for one ------------------------------------------------------------------------------------------------
+
+/** Returns when everything that was written before the call is durable. */
+export function checkpointNow(session: Session): void {
+  const target = currentEpoch(session);
+  const { fixed } = session.memory;
+  let deadline = performance.now() + session.options.lockTimeout;
+  while (durableEpoch(session) < target) {
+    refuseSuspect(session);
+    if (tryLock(session)) {
+      try {
+        const epoch = beginEpoch(session);
+        drainNow(session, session.options.lockTimeout);
+        syncNow(session, epoch);
+      } finally {
+        unlockCheckpoint(session);
+      }
+      continue;
+    }
+    const word = waitingWord(session, deadline);
+    if ((word & LOCK_SYNCING_BIT) !== 0) deadline = performance.now() + session.options.lockTimeout;
+    if (word !== 0) native.futexWait(fixed.buffer as ArrayBuffer, LOCK_CHECKPOINT_WORD * 4, word, SLICE);
+  }
+}
+
+/** The same, off the event loop. */
+export async function checkpoint(session: Session): Promise<void> {
+  const target = currentEpoch(session);
+  const { fixed } = session.memory;
+  let deadline = performance.now() + session.options.lockTimeout;
+  while (durableEpoch(session) < target) {
+    refuseSuspect(session);
+    if (tryLock(session)) {
+      await runCheckpoint(session);
+    } else {
+      const word = waitingWord(session, deadline);
+      if ((word & LOCK_SYNCING_BIT) !== 0) deadline = performance.now() + session.options.lockTimeout;
+      if (word !== 0) await native.futexWaitAsync(fixed.buffer as ArrayBuffer, LOCK_CHECKPOINT_WORD * 4, word, SLICE);
+    }
+    if (session.closed) throw closedError(session.path);
+  }
+}
+
+/** Caller has just taken the lock. Between two steps the session may be closed, or its turn be taken over. */
+async function runCheckpoint(session: Session): Promise<void> {
+  const { ticket } = session;
+  const isOurs = () => !session.closed && session.ticket === ticket;
+  try {
+    const epoch = beginEpoch(session);
+    cleanDead(session);
+    const deadline = performance.now() + session.options.lockTimeout;
+    for (const { extent, word } of unsettledSegments(session)) {
+      const words = lockWords(session.memory, extent);
+      const index = lockIndex(extent);
+      while (word !== 0 && !isOver(words, index, word) && !isStale(session, word) && performance.now() < deadline) {
+        await native.futexWaitAsync(words.buffer as ArrayBuffer, index * 4, word | LOCK_WAITERS_BIT, SLICE);
+        if (!isOurs()) return;
+      }
+      // What is left takes no time: nobody who lives is waited for.
+      waitForSegment(session, extent, word, 0);
+    }
+    if (session.sawDead) cleanDead(session);
+    await startSync(session, epoch);
+  } finally {
+    if (isOurs()) unlockCheckpoint(session);
+  }
+}
+
+/**
+ * A checkpoint for the sake of space, in the middle of calls that leave the event loop no turn: it is begun here and
+ * ends in the thread pool. Given up when somebody is slow to leave a segment.
+ */
+export function kickCheckpoint(session: Session): void {
+  session.wantsCheckpoint = false;
+  const now = performance.now();
+  if (now < session.kickAfter || Atomics.load(session.memory.fixed, C_SYNC_ERROR_WORD) !== 0 || !tryLock(session)) return;
+  try {
+    const epoch = beginEpoch(session);
+    drainNow(session, KICK_PATIENCE);
+    startSync(session, epoch).catch(() => {
+      // The failure stands in the control file.
+    });
+  } catch {
+    session.kickAfter = now + KICK_PAUSE;
+    unlockCheckpoint(session);
+  }
+}
+
+/** Before the session goes: gives up what is not begun, and waits for what is. */
+export function endCheckpoints(session: Session): void {
+  const { fixed } = session.memory;
+  unlockCheckpoint(session);
+  for (;;) {
+    const found = Atomics.load(fixed, LOCK_CHECKPOINT_WORD);
+    if ((found & OWNER_MASK) !== session.owner) return;
+    native.futexWait(fixed.buffer as ArrayBuffer, LOCK_CHECKPOINT_WORD * 4, found, SLICE);
+  }
+}
+
+/** A checkpoint at every interval in which something was written, by whoever is alive. The timer keeps no process alive. */
+export function checkpointNowAndThen(session: Session): NodeJS.Timeout {
+  let isRunning = false;
+  const timer = setInterval(() => {
+    if (isRunning || session.closed || session.busy || !needsCheckpoint(session)) return;
+    isRunning = true;
+    checkpoint(session)
+      .catch(() => {
+        // A failed sync stands in the control file; after anything else the next tick tries again.
+      })
+      .finally(() => {
+        isRunning = false;
+      });
+  }, session.options.checkpointInterval);
+  timer.unref();
+  return timer;
+}
