@@ -22,6 +22,7 @@ import {
   KIND_FREE,
   KIND_FRESH,
   KIND_HEAD,
+  KIND_HOLE,
   KIND_INDEX,
   KIND_LOG,
   KIND_MASK,
@@ -36,6 +37,8 @@ import {
   R_FREE_COUNT_WORD,
   R_FREE_HEAD_WORD,
   R_FRESH_WORD,
+  R_HOLE_COUNT_WORD,
+  R_HOLE_HEAD_WORD,
   R_QUARANTINE_COUNT_WORD,
   R_QUARANTINE_HEAD_WORD,
   S_CHECKSUM_WORD,
@@ -320,6 +323,7 @@ function checkExtents(session: Session, report: Report, referred: References): v
     const lists = [
       ['free', R_FREE_HEAD_WORD, R_FREE_COUNT_WORD, KIND_FREE],
       ['quarantine', R_QUARANTINE_HEAD_WORD, R_QUARANTINE_COUNT_WORD, KIND_QUARANTINED],
+      ['hole', R_HOLE_HEAD_WORD, R_HOLE_COUNT_WORD, KIND_HOLE],
     ] as const;
     for (const [name, headWord, countWord, kind] of lists) {
       const length = listLength(session, headWord, kind, bound);
@@ -332,8 +336,8 @@ function checkExtents(session: Session, report: Report, referred: References): v
       const words = extentWords(memory, extent);
       const state = words[extentBase(extent) + X_STATE_WORD]!;
       const kind = state & KIND_MASK;
-      if (kind === KIND_FRESH || kind > KIND_DIRECTORY) report.add('FREE_LIST', `an extent has state ${state}`, { extent });
-      else if (kind === KIND_FREE || kind === KIND_QUARANTINED) {
+      if (kind === KIND_FRESH || kind > KIND_HOLE) report.add('FREE_LIST', `an extent has state ${state}`, { extent });
+      else if (kind === KIND_FREE || kind === KIND_QUARANTINED || kind === KIND_HOLE) {
         if (!listed.has(extent)) report.add('LEAK', `an extent of kind ${kind} is on no list`, { extent });
       } else if (state >>> KIND_OWNER_SHIFT !== 0) {
         if (!isSlotOf(session, state >>> KIND_OWNER_SHIFT))

@@ -1,6 +1,7 @@
 /** Clearing: each segment is replaced by an empty one, under its lock. */
 import { forEachSegment } from './directory.js';
-import { heldBackExtents, makeRoom } from './extents.js';
+import { heldBackExtents } from './extents.js';
+import { makeRoom } from './growth.js';
 import { S_COUNT_WORD, S_LOG_COUNT_WORD, S_LOG_START_WORD, S_PREFIX_WORD, S_TAIL_WORD } from './layout.js';
 import { extentBase, extentWords } from './memory.js';
 import { replaceSegment } from './rebuild.js';

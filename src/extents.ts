@@ -1,34 +1,14 @@
-/**
- * Space: extents are reserved, attached, retired into quarantine, and freed.
- *
- *   fresh, free --reserve--> reserved by an owner --attach--> in use --retire--> quarantined --release--> free
- *                                  \--unreserve--> free
- *
- * Free and quarantined extents form lists through their headers; the heads lie in the root, all under the allocator's
- * lock. Each step is one word, ordered so that after a kill at any point repairAllocator() finishes or drops it by
- * looking at the heads and at one pending extent (never at the whole file, but for the counts).
- *
- * A reserved extent carries its owner: what a dead owner had in reserve is found by a scan and resolved in
- * cleanup.ts. The generation is raised when an extent is reserved, before anything in it changes: a reader that still
- * looks at its earlier content finds out from that word.
- *
- * Growth does its system calls (allocation of both files, population) under a lock of its own, so that nobody who only
- * takes from the lists waits for the disk.
- */
-import { fromSystemError, StoreError, storeError, systemCode } from './errors.js';
 import { failpoint } from './failpoints.js';
 import {
   C_DURABLE_EPOCH_WORD,
-  CONTROL_ENTRIES_OFFSET,
-  CONTROL_ENTRY_SIZE,
   EXTENT_SIZE,
   KIND_FREE,
+  KIND_HOLE,
   KIND_LOG,
   KIND_MASK,
   KIND_OWNER_SHIFT,
   KIND_QUARANTINED,
   LOCK_ALLOCATOR_WORD,
-  LOCK_GROWTH_WORD,
   MAX_EXTENTS,
   O_PINNED_EPOCH_WORD,
   OWNER_COUNT,
@@ -39,13 +19,13 @@ import {
   R_FREE_COUNT_WORD,
   R_FREE_HEAD_WORD,
   R_FRESH_WORD,
+  R_HOLE_COUNT_WORD,
+  R_HOLE_HEAD_WORD,
   R_PENDING_FREE_WORD,
   R_PENDING_QUARANTINE_WORD,
   R_QUARANTINE_COUNT_WORD,
   R_QUARANTINE_HEAD_WORD,
   R_QUARANTINE_TAIL_WORD,
-  REGION_EXTENTS,
-  REGION_SHIFT,
   X_BIRTH_WORD,
   X_CREATED_EPOCH_WORD,
   X_GENERATION_WORD,
@@ -56,22 +36,12 @@ import {
   X_STATE_WORD,
 } from './layout.js';
 import { acquire, markClean, release, releaseDirty } from './lock.js';
-import { corrupt, extentBase, extentWords, truncated } from './memory.js';
-import { native } from './native.js';
+import { corrupt, extentBase, extentWords } from './memory.js';
 import type { Session } from './session.js';
 
-/** At most so much is populated in one system call: about 2 ms. */
-const POPULATE_EXTENTS = 64;
-/** Growth is a 32nd of the file, between 1 MiB and 4 MiB: what is not used yet stays small, and so does the pause. */
-const GROWTH_SHIFT = 5;
-const GROWTH_MIN = 16;
-const GROWTH_MAX = 64;
-/** A quarantine of so many extents, and an eighth of the file, is worth a checkpoint; */
+/** A quarantine of so many extents, and an eighth of the file, is worth a checkpoint. */
 const QUARANTINE_MIN = 64;
 const QUARANTINE_SHIFT = 3;
-/** one of so many, and three eighths of the file, is waited for rather than let the file grow. */
-const QUARANTINE_LIMIT = 128;
-const QUARANTINE_SHARE = 3 / 8;
 
 function root(session: Session): Int32Array {
   return session.memory.words[0]!;
@@ -241,10 +211,9 @@ export function retireExtents(
 
 /** What was retired in this epoch or before may be reused: no power loss and no backup asks for it any more. */
 function reusableEpoch(session: Session): number {
-  if (session.options.durability === 'none') return 0x7fffffff;
   const { fixed } = session.memory;
   if (failpoint?.('quarantine.off') === true) return 0x7fffffff;
-  let epoch = Atomics.load(fixed, C_DURABLE_EPOCH_WORD);
+  let epoch = session.options.durability === 'none' ? 0x7fffffff : Atomics.load(fixed, C_DURABLE_EPOCH_WORD);
   for (let slot = 1; slot <= OWNER_COUNT; slot++) {
     const pinned = Atomics.load(fixed, OWNERS_WORD + slot * OWNER_WORDS + O_PINNED_EPOCH_WORD);
     if (pinned !== 0 && pinned < epoch) epoch = pinned;
@@ -286,7 +255,7 @@ function releaseQuarantine(session: Session, r: Int32Array, epoch: number): void
 }
 
 // Caller holds the allocator's lock.
-function pushFree(session: Session, r: Int32Array, extent: number): void {
+export function pushFree(session: Session, r: Int32Array, extent: number): void {
   const w = extentWords(session.memory, extent);
   const x = extentBase(extent);
   r[R_PENDING_FREE_WORD] = extent;
@@ -326,7 +295,8 @@ export function repairAllocator(session: Session): void {
     const kind = stateOf(freed) & KIND_MASK;
     const unlinked = kind === KIND_QUARANTINED && r[R_QUARANTINE_HEAD_WORD] !== freed;
     const stated = kind === KIND_FREE && r[R_FREE_HEAD_WORD] !== freed;
-    if (unlinked || stated) pushFree(session, r, freed);
+    const filled = kind === KIND_HOLE && r[R_HOLE_HEAD_WORD] !== freed;
+    if (unlinked || stated || filled) pushFree(session, r, freed);
   }
   r[R_PENDING_FREE_WORD] = 0;
   if (failpoint !== null) failpoint('allocator.freed');
@@ -334,6 +304,7 @@ export function repairAllocator(session: Session): void {
 
   r[R_FREE_COUNT_WORD] = listLength(session, R_FREE_HEAD_WORD, KIND_FREE, count);
   r[R_QUARANTINE_COUNT_WORD] = listLength(session, R_QUARANTINE_HEAD_WORD, KIND_QUARANTINED, count);
+  r[R_HOLE_COUNT_WORD] = listLength(session, R_HOLE_HEAD_WORD, KIND_HOLE, count);
 }
 
 /** Length of one of the lists, bounded by the extents there are. Caller holds the allocator's lock. */
@@ -348,90 +319,4 @@ export function listLength(session: Session, headWord: number, kind: number, bou
     extent = w[x + X_NEXT_WORD]!;
   }
   return length;
-}
-
-/**
- * Makes at least `need` extents available: by a checkpoint when much is in quarantine, else by growing the file. Called
- * without segment locks. Throws ERR_STORE_NO_SPACE or ERR_STORE_FULL; the store is then as it was.
- */
-export function makeRoom(session: Session, need: number): void {
-  const { memory } = session;
-  const { fixed } = memory;
-  const r = root(session);
-  const quarantined = Atomics.load(r, R_QUARANTINE_COUNT_WORD);
-  if (quarantined > Math.max(QUARANTINE_LIMIT, Atomics.load(r, R_EXTENT_COUNT_WORD) * QUARANTINE_SHARE)) reclaimIfPossible(session);
-  if (acquire(session, fixed, LOCK_GROWTH_WORD, 'growth')) markClean(fixed, LOCK_GROWTH_WORD);
-  try {
-    const missing = need - availableExtents(session);
-    if (missing <= 0) return;
-    const count = Atomics.load(r, R_EXTENT_COUNT_WORD);
-    const step = Math.max(missing, Math.min(GROWTH_MAX, Math.max(GROWTH_MIN, count >>> GROWTH_SHIFT)));
-    const most = session.maxSize === 0 ? MAX_EXTENTS : Math.min(MAX_EXTENTS, Math.floor(session.maxSize / EXTENT_SIZE));
-    try {
-      growTo(session, count, Math.min(count + step, most), count + missing);
-    } catch (error) {
-      // The last resort before saying no: what waits in quarantine.
-      reclaimIfPossible(session);
-      if (availableExtents(session) < need) throw error;
-    }
-  } finally {
-    release(fixed, LOCK_GROWTH_WORD);
-  }
-}
-
-/** A checkpoint that cannot be made, for whatever reason, is no reason not to grow. */
-function reclaimIfPossible(session: Session): void {
-  try {
-    reclaimQuarantine(session);
-  } catch (error) {
-    if (!(error instanceof StoreError)) throw error;
-  }
-}
-
-// Caller holds the growth lock. Tries `wanted`, then settles for `needed`.
-function growTo(session: Session, count: number, wanted: number, needed: number): void {
-  if (wanted < needed) {
-    const max = session.maxSize === 0 ? MAX_EXTENTS * EXTENT_SIZE : session.maxSize;
-    throw storeError(
-      'ERR_STORE_FULL',
-      session.path,
-      'the store has reached its largest size',
-      { size: count * EXTENT_SIZE, maxSize: max },
-      'delete entries, or create it with a larger maxSize',
-    );
-  }
-  try {
-    allocateExtents(session, count, wanted);
-  } catch (error) {
-    const code = systemCode(error);
-    if (wanted === needed || (code !== 'ENOSPC' && code !== 'EFBIG' && code !== 'EDQUOT'))
-      throw fromSystemError(error, session.path, 'growing the file');
-    try {
-      allocateExtents(session, count, needed);
-    } catch (second) {
-      throw fromSystemError(second, session.path, 'growing the file');
-    }
-  }
-}
-
-// Caller holds the growth lock.
-function allocateExtents(session: Session, from: number, to: number): void {
-  const { memory } = session;
-  // What another program has cut off must not come back as zeros.
-  const { size } = native.fileInfo(memory.fd);
-  if (size < from * EXTENT_SIZE) throw truncated(session.path, size, from * EXTENT_SIZE);
-  native.allocate(memory.controlFd, CONTROL_ENTRIES_OFFSET + from * CONTROL_ENTRY_SIZE, (to - from) * CONTROL_ENTRY_SIZE);
-  if (failpoint !== null) failpoint('growth.control');
-  native.allocate(memory.fd, from * EXTENT_SIZE, (to - from) * EXTENT_SIZE);
-  if (failpoint !== null) failpoint('growth.allocated');
-  memory.mapExtents(Math.max(to, memory.limit));
-  for (let extent = from; extent < to; ) {
-    const end = Math.min(to, extent + POPULATE_EXTENTS, ((extent >>> REGION_SHIFT) + 1) * REGION_EXTENTS);
-    const buffer = memory.words[extent >>> REGION_SHIFT]!.buffer as ArrayBuffer;
-    native.populate(buffer, extentBase(extent) * 4, (end - extent) * EXTENT_SIZE);
-    extent = end;
-  }
-  if (failpoint !== null) failpoint('growth.populated');
-  Atomics.store(root(session), R_EXTENT_COUNT_WORD, to);
-  if (failpoint !== null) failpoint('growth.published');
 }

@@ -1,9 +1,10 @@
 /** mmapkv: a key-value store in one memory-mapped file that any number of processes read and write at once. */
 
+export type { CompactResult } from './compact.js';
 export { StoreError, type StoreErrorCode } from './errors.js';
 export type { StoreOptions } from './options.js';
 export type { OwnerFacts } from './owners.js';
 export type { CheckReport, Problem, ProblemCode } from './report.js';
 export type { StoreStats } from './stats.js';
 export { open, Store } from './store.js';
-export type { CheckOptions, Entry, IterationOptions, Key, Value, WriteOptions } from './types.js';
+export type { CheckOptions, Entry, IterationOptions, Key, Recovery, Value, WriteOptions } from './types.js';

@@ -7,8 +7,9 @@
  */
 
 import { storeError } from './errors.js';
-import { describeExtent, heldBackExtents, makeRoom, reserveExtents } from './extents.js';
+import { describeExtent, heldBackExtents, reserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
+import { makeRoom } from './growth.js';
 import { checksumWords } from './hash.js';
 import {
   EXTENT_HEADER_SIZE,

@@ -12,8 +12,9 @@
 import { terminate } from './copy.js';
 import { directoryDepth } from './directory.js';
 import { storeError } from './errors.js';
-import { attachExtent, describeExtent, makeRoom, reserveExtents } from './extents.js';
+import { attachExtent, describeExtent, reserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
+import { makeRoom } from './growth.js';
 import {
   EXTENT_HEADER_UNITS,
   EXTENT_SIZE,

@@ -57,6 +57,8 @@ export class Session {
   makeDurable: (() => void) | null = null;
   /** Called with the next epoch just before it begins. */
   beforeEpoch: ((epoch: number) => void) | null = null;
+  /** The last backup that was begun. */
+  backingUp: Promise<void> | undefined;
   /** What the recovery at the open did, if there was one. */
   recovery: Recovery | undefined;
   /** Counters of this open, for stats(). */

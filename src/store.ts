@@ -1,10 +1,12 @@
 /** The Store class: arguments are checked here, in a fixed order (open, writable, value, key, options), then handed on. */
 import { checkFunction, checkIterable, closedError, readOnlyError, ttlOf } from './arguments.js';
+import { backupStore, isSamePlace } from './backup.js';
 import { checkSteps } from './check.js';
 import { checkpoint, checkpointNow, checkpointNowAndThen } from './checkpoint.js';
 import { settle, watchInterrupted } from './cleanup.js';
 import { clearStore } from './clear.js';
 import { encoded, encodeKey, encodeValue, keyWords, releaseValue } from './codec.js';
+import { type CompactResult, compactStore } from './compact.js';
 import { currentValue, isPresent, iterate, keyAs } from './iterator.js';
 import { closeSession, openSession } from './open.js';
 import { checkTTL, normalizeOptions, type StoreOptions } from './options.js';
@@ -372,6 +374,31 @@ export class Store implements Iterable<[string, Value]> {
     } finally {
       session.busy = false;
     }
+  }
+
+  /**
+   * Writes a consistent copy to `destination` while others write: the state of a checkpoint made for it. The copy is whole
+   * under its name or not there; a file that had the name is replaced. Takes a reflink where the file system has them.
+   * @throws {StoreError} ERR_STORE_SYNC_FAILED, ERR_STORE_NO_SPACE, ERR_STORE_PERMISSION, ERR_STORE_NOT_FOUND (no such folder),
+   *   ERR_STORE_READ_ONLY, ERR_STORE_CLOSED
+   * @example
+   * await store.backup('/backups/cache-2026-11-23.kv');
+   */
+  async backup(destination: string): Promise<void> {
+    const session = this.#enterWrite();
+    if (typeof destination !== 'string') throw new TypeError(`destination must be a string, got ${typeof destination}`);
+    if (destination === '' || destination.includes('\0')) throw new TypeError('destination must be a path');
+    if (isSamePlace(session, destination)) throw new RangeError('destination must not be the store itself');
+    await backupStore(session, destination, () => this.#enter());
+  }
+
+  /**
+   * Gives the space of what was deleted and replaced back to the file system, a segment at a time, while others go on. The
+   * file keeps its length (\`ls -l\`) and takes less of the disk (\`du\`).
+   * @returns bytes that the data file took on the disk before and afterwards
+   */
+  async compact(): Promise<CompactResult> {
+    return await compactStore(this.#enterWrite(), () => this.#enter());
   }
 
   /** Verifies everything, a segment at a time, while others go on; never changes the file. */

@@ -89,6 +89,10 @@ const scenarios: Record<string, Scenario> = {
   'close.unused': alone,
   'close.synced': alone,
   'close.marked': alone,
+  'hole.stated': { workload: 'compact', most: 40, beside: true },
+  'hole.unlinked': { workload: 'compact', most: 40, beside: true },
+  'hole.linked': { workload: 'compact', most: 40, beside: true },
+  'hole.filled': { workload: 'compact', most: 10, beside: true },
   'checkpoint.begun': { workload: 'sync', most: 20, beside: true },
   'checkpoint.drained': { workload: 'sync', most: 20, beside: true },
 };

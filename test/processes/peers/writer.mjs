@@ -59,6 +59,11 @@ const workloads = {
     if (dice.below(2) === 0) store.syncNow();
     else store.sync().catch(() => {});
   },
+  // Gives space back, and takes it again.
+  async compact() {
+    for (let i = 0; i < 300; i++) workloads.mixed();
+    await store.compact();
+  },
   // Opens and closes with a write in between: what only the first to open or the last to close does.
   reopen() {
     set(name('k', 100));
@@ -69,7 +74,7 @@ const workloads = {
 
 say('ready');
 for (let round = 0; round < rounds; round++) {
-  workloads[workload]();
+  await workloads[workload]();
   if (round % 512 === 511) await breathe();
 }
 store.close();

@@ -1,0 +1,12 @@
+/** The worker thread of backup(): opens the copy, which recovers it, and closes it clean. */
+import { parentPort, workerData } from 'node:worker_threads';
+import { StoreError } from './errors.js';
+import { closeSession, openSession } from './open.js';
+import { normalizeOptions } from './options.js';
+
+try {
+  closeSession(openSession(workerData as string, normalizeOptions(workerData, { create: false })));
+} catch (error) {
+  if (!(error instanceof StoreError)) throw error;
+  parentPort!.postMessage({ code: error.code, message: error.message });
+}

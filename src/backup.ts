@@ -1,0 +1,116 @@
+/**
+ * backup(): a consistent copy of a store in use. The file is copied while others write; what makes the copy consistent
+ * is what makes a store survive a power loss: the state of a checkpoint stays in its place until it is given up, and
+ * recovery finds it among whatever else was copied.
+ *
+ *   1. pin the epoch: what is retired from now on is not reused until the copy is made;
+ *   2. a checkpoint; its epoch D is at least the pinned one;
+ *   3. copy the file (a reflink where the file system can, else in the kernel), then unpin;
+ *   4. write the copy's header: D, not clean, an id of its own;
+ *   5. recover the copy in a worker thread, which closes it clean, and let it take the destination's name.
+ */
+import { statSync } from 'node:fs';
+import { constants, copyFile, mkdtemp, rename, rm } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import { checkpoint, currentEpoch, durableEpoch } from './checkpoint.js';
+import { controlPath } from './control.js';
+import { fromSystemError, StoreError, type StoreErrorCode } from './errors.js';
+import { readHeader, writeHeader } from './header.js';
+import { O_PINNED_EPOCH_WORD, OWNER_SLOT_MASK, OWNER_WORDS, OWNERS_WORD } from './layout.js';
+import { native, OpenFlag } from './native.js';
+import { randomId } from './random.js';
+import type { Session } from './session.js';
+
+/** `enter` throws when the store was closed meanwhile. */
+export async function backupStore(session: Session, destination: string, enter: () => void): Promise<void> {
+  const target = resolve(destination);
+  // One at a time: they would pin one epoch.
+  const before = session.backingUp;
+  const { promise, resolve: finish } = withResolvers();
+  session.backingUp = promise;
+  await before;
+  enter();
+  try {
+    await copyTo(session, target, enter);
+  } finally {
+    finish();
+  }
+}
+
+function withResolvers(): { promise: Promise<void>; resolve: () => void } {
+  let resolve = () => {};
+  const promise = new Promise<void>((done) => {
+    resolve = done;
+  });
+  return { promise, resolve };
+}
+
+async function copyTo(session: Session, target: string, enter: () => void): Promise<void> {
+  const folder = await mkdtemp(join(dirname(target), `.${basename(target)}-`)).catch((error: unknown) => {
+    throw fromSystemError(error, target, 'making a folder for the copy');
+  });
+  try {
+    const copy = join(folder, 'copy');
+    await copyCheckpoint(session, copy, enter);
+    await recoverCopy(copy);
+    await rm(controlPath(copy), { force: true });
+    // Those of a store that had the name before.
+    await rm(`${target}.redo`, { force: true });
+    await rename(copy, target);
+    native.syncDirectory(target);
+  } catch (error) {
+    throw fromSystemError(error, target, 'writing the backup');
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** Does the path lead to the very file of the store? */
+export function isSamePlace(session: Session, destination: string): boolean {
+  const found = statSync(destination, { bigint: true, throwIfNoEntry: false });
+  const own = native.fileInfo(session.memory.fd);
+  return found !== undefined && String(found.dev) === own.device && String(found.ino) === own.inode;
+}
+
+async function copyCheckpoint(session: Session, copy: string, enter: () => void): Promise<void> {
+  const { fd, fixed } = session.memory;
+  const pin = OWNERS_WORD + (session.owner & OWNER_SLOT_MASK) * OWNER_WORDS + O_PINNED_EPOCH_WORD;
+  Atomics.store(fixed, pin, currentEpoch(session));
+  let durable: number;
+  try {
+    await checkpoint(session);
+    durable = durableEpoch(session);
+    await copyFile(`/proc/self/fd/${fd}`, copy, constants.COPYFILE_FICLONE);
+    enter();
+  } finally {
+    if (!session.closed) Atomics.store(fixed, pin, 0);
+  }
+  const copyFd = native.openFile(copy, OpenFlag.write, 0);
+  try {
+    const header = readHeader(fd, session.path, native.fileInfo(fd).size);
+    header.durableEpoch = durable;
+    header.clean = false;
+    header.loose = false;
+    // Not what is under way in the source belongs to it, be it the control file or the redo log.
+    header.storeId = randomId();
+    header.bootId = '';
+    header.extentCount = Math.min(header.extentCount, Math.floor(native.fileInfo(copyFd).size / 65536));
+    for (let copies = 0; copies < 2; copies++) {
+      header.sequence = (header.sequence + 1) | 0;
+      writeHeader(copyFd, header);
+    }
+  } finally {
+    native.closeFile(copyFd);
+  }
+}
+
+/** Off the event loop: it takes as long as reading all of it. */
+function recoverCopy(copy: string): Promise<void> {
+  return new Promise((done, failed) => {
+    const worker = new Worker(new URL('./backup-worker.js', import.meta.url), { workerData: copy });
+    worker.on('message', ({ code, message }: { code: StoreErrorCode; message: string }) => failed(new StoreError(code, message)));
+    worker.on('error', failed);
+    worker.on('exit', () => done());
+  });
+}

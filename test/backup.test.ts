@@ -1,0 +1,131 @@
+/** backup() while others write, and compact(). */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { open, StoreError } from '../dist/index.js';
+import { freshFolder } from './support/processes.js';
+
+/** A process that keeps moving one unit between two accounts of a pair, each time in two writes, until it is killed. */
+async function startMover(path: string, name: string): Promise<() => Promise<void>> {
+  const code = `
+    const { open } = await import(process.argv[1]);
+    const store = open(process.argv[2], { segmentSize: 65536 });
+    let n = 0;
+    const turn = () => {
+      for (let i = 0; i < 500; i++) {
+        const key = '${name} ' + (n % 2000);
+        store.set(key, { n, text: 'x'.repeat(n % 700) });
+        store.set('${name} counter', ++n);
+      }
+      setImmediate(turn);
+    };
+    turn();
+    console.log('running');`;
+  const child = spawn(process.execPath, ['--input-type=module', '-e', code, new URL('../dist/index.js', import.meta.url).href, path]);
+  onTestFinished(() => void child.kill('SIGKILL'));
+  await once(child.stdout, 'data');
+  return async () => {
+    const ended = once(child, 'exit');
+    child.kill('SIGKILL');
+    await ended;
+  };
+}
+
+test('a backup of a store in use is the state of one moment, whole and open at once', { timeout: 60_000 }, async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const store = open(path, { segmentSize: 65536 });
+  const stops = [await startMover(path, 'a'), await startMover(path, 'b')];
+  let last = { a: 0, b: 0 };
+  for (let round = 0; round < 4; round++) {
+    const target = join(folder, 'backup');
+    store.set('round', round);
+    await store.backup(target);
+    const copy = open(target, { readOnly: true });
+    expect((await copy.check()).problems).toEqual([]);
+    expect(copy.get('round')).toBe(round);
+    for (const name of ['a', 'b'] as const) {
+      const counter = copy.get(`${name} counter`) ?? 0;
+      expect(counter).toBeGreaterThanOrEqual(last[name]);
+      last = { ...last, [name]: counter };
+      // Each writer's writes are there up to one of them, and none behind it.
+      for (let k = 0; k < 2000; k++) {
+        const newest = counter - 1 - ((((counter - 1 - k) % 2000) + 2000) % 2000);
+        const found = copy.get(`${name} ${k}`)?.n ?? -1;
+        expect([newest < 0 ? -1 : newest, counter], `${name} ${k} of ${counter}`).toContain(found);
+      }
+    }
+    copy.close();
+  }
+  expect(last.a + last.b).toBeGreaterThan(1000);
+  for (const stop of stops) await stop();
+  expect(readdirSync(folder).sort()).toEqual(['backup', 'store', 'store.lock']);
+  store.close();
+});
+
+test('what a backup pins is reused when it is done', async () => {
+  const folder = freshFolder();
+  const store = open(join(folder, 'store'), { segmentSize: 65536 });
+  for (let round = 0; round < 3; round++) {
+    for (let i = 0; i < 20_000; i++) store.set(`key ${i % 3000}`, `${round} ${i} `.repeat(10));
+    await store.backup(join(folder, 'backup'));
+  }
+  const { fileSize } = store.stats();
+  for (let i = 0; i < 200_000; i++) store.set(`key ${i % 3000}`, `${i} `.repeat(10));
+  expect(store.stats().fileSize).toBeLessThan(3 * fileSize);
+  store.close();
+});
+
+test('a backup takes the place of a file, and refuses the store itself and what is no folder', async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const store = open(path);
+  store.set('key', 'value');
+  const target = join(folder, 'backup');
+  writeFileSync(target, 'something else');
+  await Promise.all([store.backup(target), store.backup(`${target} 2`)]);
+  for (const copy of [target, `${target} 2`]) {
+    const opened = open(copy);
+    expect(opened.get('key')).toBe('value');
+    opened.close();
+  }
+  await expect(store.backup(path)).rejects.toThrow(RangeError);
+  await expect(store.backup(join(folder, 'no folder', 'backup'))).rejects.toMatchObject({ code: 'ERR_STORE_NOT_FOUND' });
+  await expect(store.backup(undefined as unknown as string)).rejects.toThrow(TypeError);
+  store.close();
+  await expect(store.backup(target)).rejects.toThrow(StoreError);
+});
+
+test('compact gives what was deleted back to the file system, and the space is taken again when it is needed', async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const store = open(path);
+  const fill = (count: number) => {
+    for (let i = 0; i < count; i++) store.set(`key ${i}`, `${i} `.repeat(50));
+    store.set('large', Buffer.alloc(3_000_000, 'large'));
+  };
+  fill(60_000);
+  for (let i = 0; i < 59_000; i++) store.delete(`key ${i}`);
+  store.delete('large');
+  const other = open(path);
+  const { before, after } = await store.compact();
+  expect(before).toBeGreaterThan(20e6);
+  expect(after).toBeLessThan(before / 4);
+  expect(statSync(path).blocks * 512).toBe(after);
+  expect((await store.check()).problems).toEqual([]);
+  for (let i = 59_000; i < 60_000; i++) expect(other.get(`key ${i}`)).toBe(`${i} `.repeat(50));
+  const { fileSize } = store.stats();
+  fill(60_000);
+  for (let i = 0; i < 60_000; i += 7) expect(other.get(`key ${i}`)).toBe(`${i} `.repeat(50));
+  expect(store.stats().fileSize).toBeLessThan(fileSize * 1.25);
+  expect((await other.check()).problems).toEqual([]);
+  other.close();
+  store.close();
+  const again = open(path);
+  expect(again.size).toBe(60_001);
+  expect((await again.check()).problems).toEqual([]);
+  again.close();
+  expect(existsSync(`${path}.lock`)).toBe(true);
+});
