@@ -241,14 +241,11 @@ function startSync(session: Session, epoch: number): Promise<void> {
   const { bytes, offset } = nextHeader(session, epoch);
   if (failpoint !== null) failpoint('checkpoint.drained');
   const [durable, value, error, lock] = commitWords(epoch);
-  return native.commitDataAsync(fd, bytes, offset, fixed.buffer as ArrayBuffer, durable, value, error, lock).then(
-    () => {
-      session.checkpoints++;
-    },
-    (failure: unknown) => {
-      throw asSyncFailure(session, failure);
-    },
-  );
+  const ending = native.commitDataAsync(fd, bytes, offset, fixed.buffer as ArrayBuffer, durable, value, error, lock);
+  session.checkpoints++;
+  return ending.catch((failure: unknown) => {
+    throw asSyncFailure(session, failure);
+  });
 }
 
 function asSyncFailure(session: Session, error: unknown): unknown {
@@ -277,9 +274,8 @@ export function markLoose(session: Session): void {
 
 // ---- Who asks for one ------------------------------------------------------------------------------------------------
 
-/** Returns when everything that was written before the call is durable. */
-export function checkpointNow(session: Session): void {
-  const target = currentEpoch(session);
+/** Returns when everything is durable that was written before the call, or up to the given epoch. */
+export function checkpointNow(session: Session, target = currentEpoch(session)): void {
   const { fixed } = session.memory;
   let deadline = performance.now() + session.options.lockTimeout;
   while (durableEpoch(session) < target) {

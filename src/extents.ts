@@ -39,9 +39,9 @@ import { acquire, markClean, release, releaseDirty } from './lock.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
 import type { Session } from './session.js';
 
-/** A quarantine of so many extents, and an eighth of the file, is worth a checkpoint. */
+/** A quarantine of so many extents, and a sixteenth of the file, is worth a checkpoint. */
 const QUARANTINE_MIN = 64;
-const QUARANTINE_SHIFT = 3;
+const QUARANTINE_SHIFT = 4;
 
 function root(session: Session): Int32Array {
   return session.memory.words[0]!;
@@ -221,10 +221,15 @@ function reusableEpoch(session: Session): number {
   return epoch;
 }
 
-/** Frees whatever is in quarantine, with a checkpoint if need be, for a caller that found no space. Called without segment locks. */
-export function reclaimQuarantine(session: Session): void {
-  if (Atomics.load(root(session), R_QUARANTINE_COUNT_WORD) === 0) return;
-  session.makeDurable?.();
+/**
+ * Frees whatever is in quarantine (or at least what has been there for longest, which the checkpoint that is running may
+ * be enough for), with a checkpoint if need be. For a caller that found no space. Called without segment locks.
+ */
+export function reclaimQuarantine(session: Session, onlyOldest = false): void {
+  const oldest = Atomics.load(root(session), R_QUARANTINE_HEAD_WORD);
+  if (oldest === 0) return;
+  const retired = extentWords(session.memory, oldest)[extentBase(oldest) + X_RETIRED_EPOCH_WORD]!;
+  session.makeDurable?.(onlyOldest ? retired : undefined);
   withAllocator(session, (r) => releaseQuarantine(session, r, reusableEpoch(session)));
 }
 

@@ -40,7 +40,7 @@ const GROWTH_MIN = 16;
 const GROWTH_MAX = 64;
 /** A quarantine of so many extents, and so much of the file, is emptied by a checkpoint rather than let the file grow. */
 const QUARANTINE_LIMIT = 128;
-const QUARANTINE_SHARE = 3 / 8;
+const QUARANTINE_SHARE = 3 / 16;
 /** Bytes of a hole that are kept: those of its header. */
 const HOLE_KEPT = 4096;
 
@@ -57,7 +57,7 @@ export function makeRoom(session: Session, need: number): void {
   const { fixed } = memory;
   const r = root(session);
   const quarantined = Atomics.load(r, R_QUARANTINE_COUNT_WORD);
-  if (quarantined > Math.max(QUARANTINE_LIMIT, Atomics.load(r, R_EXTENT_COUNT_WORD) * QUARANTINE_SHARE)) reclaimIfPossible(session);
+  if (quarantined > Math.max(QUARANTINE_LIMIT, Atomics.load(r, R_EXTENT_COUNT_WORD) * QUARANTINE_SHARE)) reclaimIfPossible(session, true);
   if (acquire(session, fixed, LOCK_GROWTH_WORD, 'growth')) markClean(fixed, LOCK_GROWTH_WORD);
   try {
     let missing = need - availableExtents(session);
@@ -71,7 +71,7 @@ export function makeRoom(session: Session, need: number): void {
       growTo(session, count, Math.min(count + step, most), count + missing);
     } catch (error) {
       // The last resort before saying no: what waits in quarantine.
-      reclaimIfPossible(session);
+      reclaimIfPossible(session, false);
       if (availableExtents(session) < need) throw error;
     }
   } finally {
@@ -80,9 +80,9 @@ export function makeRoom(session: Session, need: number): void {
 }
 
 /** A checkpoint that cannot be made, for whatever reason, is no reason not to grow. */
-function reclaimIfPossible(session: Session): void {
+function reclaimIfPossible(session: Session, onlyOldest: boolean): void {
   try {
-    reclaimQuarantine(session);
+    reclaimQuarantine(session, onlyOldest);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
   }

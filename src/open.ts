@@ -306,7 +306,7 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
     if (!inUse) begin(session, header, decision, control.id);
     else if (options.durability === 'none' && !header.loose) markLoose(session);
     const owned = session;
-    session.makeDurable = () => checkpointNow(owned);
+    session.makeDurable = (epoch) => checkpointNow(owned, epoch);
     native.tryLock(fd, USE_LOCK_BYTE, 1, false);
     if (failpoint !== null) failpoint('open.used');
     sessionsOfThread.add(session);

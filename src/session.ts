@@ -54,7 +54,7 @@ export class Session {
   /** performance.now() before which no further such checkpoint is tried. */
   kickAfter = 0;
   /** Makes everything durable that was written so far: what extents.ts, which knows nothing of checkpoints, frees space with. */
-  makeDurable: (() => void) | null = null;
+  makeDurable: ((epoch?: number) => void) | null = null;
   /** Called with the next epoch just before it begins. */
   beforeEpoch: ((epoch: number) => void) | null = null;
   /** The last backup that was begun. */

@@ -48,7 +48,7 @@ export interface StoreStats {
   durableEpoch: number | undefined;
   /** What this open had to recover; undefined: nothing. */
   recovery: Recovery | undefined;
-  /** Checkpoints that this open made. */
+  /** Checkpoints that this open began. */
   checkpoints: number;
   /** Writable opens of the store in all processes; empty, too, when this open is read-only and has no right to read the control file. */
   owners: OwnerFacts[];

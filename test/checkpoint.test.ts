@@ -1,0 +1,224 @@
+/** Checkpoints: what a copy of the file, which is what a power loss leaves at best, holds after them; and who makes them. */
+import { copyFileSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { open, type Store, type StoreOptions } from '../dist/index.js';
+import { DECISIONS, decide } from '../dist/recovery.js';
+import { freshFolder, startPeer, until } from './support/processes.js';
+
+const NEVER = 3_600_000;
+
+function newStore(options: StoreOptions = {}): { path: string; store: Store; copy(): Store } {
+  const path = join(freshFolder(), 'store');
+  const store = open(path, { checkpointInterval: NEVER, ...options });
+  let copies = 0;
+  const copy = () => {
+    const to = `${path} ${++copies}`;
+    copyFileSync(path, to);
+    const opened = open(to, { create: false });
+    onTestFinished(() => opened.close());
+    return opened;
+  };
+  onTestFinished(() => store.close());
+  return { path, store, copy };
+}
+
+test.for(['sync', 'syncNow'] as const)('what was written before %s is in a copy of the file, what came later is not', async (call) => {
+  const { store, copy } = newStore();
+  store.set('kept', 'before').set('deleted', 1).set('changed', 'before').set('large', Buffer.alloc(300_000, 1));
+  await store[call]();
+  store.set('new', 'after').set('changed', 'after').set('large', Buffer.alloc(300_000, 2));
+  store.delete('deleted');
+  const opened = copy();
+  expect([...opened.entries()].map(([key]) => key).sort()).toEqual(['changed', 'deleted', 'kept', 'large']);
+  expect(opened.get('changed')).toBe('before');
+  expect(opened.getBinary('large')).toEqual(Buffer.alloc(300_000, 1));
+  expect(opened.stats().recovery).toMatchObject({ outcome: 'checkpoint', entries: 4, redone: 0 });
+  expect(opened.stats().recovery!.dropped).toBeGreaterThan(3);
+  expect((await opened.check()).problems).toEqual([]);
+});
+
+test('a version that was given after the checkpoint is not given again', async () => {
+  const { store, copy } = newStore();
+  store.set('key', 1).syncNow();
+  store.set('key', 2);
+  const lost = store.getEntry('key')!.version;
+  const opened = copy();
+  opened.set('key', 3);
+  expect(opened.getEntry('key')!.version).toBeGreaterThan(lost);
+  expect(opened.compareAndSet('key', lost, 4)).toBe(false);
+});
+
+test('a copy of a store that was closed is the store', () => {
+  const { path, store } = newStore();
+  store.set('key', 'value').close();
+  copyFileSync(path, `${path} 2`);
+  const copy = open(`${path} 2`, { readOnly: true });
+  expect(copy.get('key')).toBe('value');
+  copy.close();
+});
+
+test('a read-only open of a copy of a store in use says that it needs a recovery', () => {
+  const { path, store } = newStore();
+  store.set('key', 'value');
+  copyFileSync(path, `${path} 2`);
+  expect(() => open(`${path} 2`, { readOnly: true })).toThrow(expect.objectContaining({ code: 'ERR_STORE_NEEDS_RECOVERY' }));
+});
+
+test('a checkpoint is made by itself while there are changes, and none when there are none', async () => {
+  const { store } = newStore({ checkpointInterval: 20 });
+  store.set('key', 'value');
+  const { epoch } = store.stats();
+  await until(() => store.stats().durableEpoch! >= epoch, 'a checkpoint');
+  const { checkpoints } = store.stats();
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  expect(store.stats().checkpoints).toBe(checkpoints);
+});
+
+test('many who wait share a checkpoint', async () => {
+  const { path, store } = newStore();
+  const other = open(path, { checkpointInterval: NEVER });
+  for (let i = 0; i < 100; i++) store.set(`key ${i}`, i);
+  await Promise.all(Array.from({ length: 50 }, (_, i) => (i % 2 === 0 ? store : other).sync()));
+  expect(store.stats().checkpoints + other.stats().checkpoints).toBeLessThan(5);
+  other.close();
+});
+
+test('what somebody wrote who closed, or died, is seen to by the others', async () => {
+  const { path, store } = newStore({ checkpointInterval: 20 });
+  const other = open(path, { checkpointInterval: NEVER });
+  other.set('closed', 1);
+  const { epoch } = other.stats();
+  other.close();
+  await until(() => store.stats().durableEpoch! >= epoch, 'a checkpoint after a close');
+  const peer = startPeer('writer', { path, slot: 1, seed: 1, counter: 0, log: `${path} log`, workload: 'mixed', segmentSize: 2 ** 20 });
+  await peer.hear();
+  const before = store.stats().epoch;
+  peer.kill('SIGKILL');
+  await peer.ended();
+  // Somebody meets what the dead one left.
+  open(path).close();
+  await until(() => store.stats().durableEpoch! >= before, 'a checkpoint after a death');
+});
+
+test('a checkpoint goes on though its process does nothing else but write', () => {
+  const { store } = newStore({ segmentSize: 65536 });
+  for (let i = 0; store.stats().durableEpoch! < 3; i++) {
+    store.set(`key ${i % 20_000}`, `${i} `.repeat(20));
+    if (i > 5e6) throw new Error('no checkpoint');
+  }
+});
+
+test('the file stays under three times keys plus values, however often these are overwritten', () => {
+  const { store } = newStore();
+  const value = 'v'.repeat(100);
+  const keys = 150_000;
+  const overwrites = Number(process.env.MMAPKV_OVERWRITES ?? 6) * keys;
+  for (let i = 0; i < keys; i++) store.set(`key${String(i).padStart(12, '0')}`, value);
+  let most = 0;
+  for (let i = 0; i < overwrites; i++) {
+    store.set(`key${String(Math.floor(Math.random() * keys)).padStart(12, '0')}`, value);
+    if (i % 10_000 === 0) most = Math.max(most, store.stats().fileSize);
+  }
+  expect(most / (keys * 115)).toBeLessThan(3);
+});
+
+test("with durability 'none' a store is whole after every process ended, and empty after a power loss", async () => {
+  const { path, store, copy } = newStore({ durability: 'none' });
+  for (let i = 0; i < 5000; i++) store.set(`key ${i}`, i);
+  const emptied = copy();
+  expect(emptied.size).toBe(0);
+  expect(emptied.stats().recovery).toMatchObject({ outcome: 'emptied' });
+  expect((await emptied.check()).problems).toEqual([]);
+  emptied.set('key', 1);
+  store.close();
+  const again = open(path, { durability: 'none' });
+  expect(again.size).toBe(5000);
+  again.close();
+  // Who wants more begins with a checkpoint of what is there.
+  const tight = open(path);
+  expect(tight.size).toBe(5000);
+  copyFileSync(path, `${path} tight`);
+  const recovered = open(`${path} tight`);
+  expect(recovered.size).toBe(5000);
+  recovered.close();
+  tight.close();
+});
+
+test("one who opens it with durability 'none' beside others is not trusted by a recovery either", () => {
+  const { path, store, copy } = newStore();
+  store.set('key', 1).syncNow();
+  const loose = open(path, { durability: 'none' });
+  loose.set('other', 1);
+  expect(copy().stats().recovery).toMatchObject({ outcome: 'emptied' });
+  loose.close();
+  store.close();
+  expect(readFileSync(path).length).toBeGreaterThan(0);
+  const again = open(path);
+  expect(again.size).toBe(2);
+  again.close();
+});
+
+test('a stopped writer holds up a checkpoint, which says so, and nothing else', async () => {
+  const { path, store } = newStore({ lockTimeout: 300 });
+  const peer = startPeer(
+    'writer',
+    { path, slot: 1, seed: 1, counter: 0, log: `${path} log`, workload: 'mixed', segmentSize: 2 ** 20 },
+    { failpoints: 'put.tailed=stop@50' },
+  );
+  await peer.hear();
+  await until(() => /State:\s+T/.test(readFileSync(`/proc/${peer.pid}/status`, 'latin1')), 'the writer stops');
+  await expect(store.sync()).rejects.toMatchObject({ code: 'ERR_STORE_LOCK_TIMEOUT', pid: peer.pid });
+  expect(() => store.syncNow()).toThrow(expect.objectContaining({ code: 'ERR_STORE_LOCK_TIMEOUT', pid: peer.pid }));
+  expect(store.get('nothing')).toBeUndefined();
+  peer.kill('SIGKILL');
+  await peer.ended();
+  await store.sync();
+});
+
+test('a close waits for the checkpoint that it has begun', async () => {
+  const { path, store } = newStore();
+  for (let round = 0; round < 20; round++) {
+    const other = open(path, { checkpointInterval: NEVER });
+    other.set('key', round);
+    const ending = other.sync().catch((error) => error.code);
+    if (round % 2 === 0) await new Promise((resolve) => setImmediate(resolve));
+    other.close();
+    expect([undefined, 'ERR_STORE_CLOSED']).toContain(await ending);
+    store.set('other', round).syncNow();
+  }
+});
+
+test('docs/durability.md has the table by which an open decides', () => {
+  const text = readFileSync(new URL('../docs/durability.md', import.meta.url), 'utf8');
+  const rows = [...text.matchAll(/^\| (yes|no|any) +\| (yes|no|any) +\| (yes|no|any) +\| (yes|no|any) +\| `([a-z ]+)`/gm)];
+  const cell = (value: boolean | undefined) => (value === undefined ? 'any' : value ? 'yes' : 'no');
+  expect(rows.map(([, ...cells]) => cells)).toEqual(
+    DECISIONS.map(({ clean, sameBoot, controlKept, loose, decision }) => [
+      cell(clean),
+      cell(sameBoot),
+      cell(controlKept),
+      cell(loose),
+      decision,
+    ]),
+  );
+  for (let bits = 0; bits < 16; bits++) {
+    const found = { clean: (bits & 1) !== 0, sameBoot: (bits & 2) !== 0, controlKept: (bits & 4) !== 0, loose: (bits & 8) !== 0 };
+    expect(decide(found)).toBeTypeOf('string');
+  }
+});
+
+test('the control file may be deleted when nobody has the store open, after a kill too', async () => {
+  const { path, store } = newStore();
+  store.set('key', 1).close();
+  const peer = startPeer('writer', { path, slot: 1, seed: 1, counter: 0, log: `${path} log`, workload: 'mixed', segmentSize: 2 ** 20 });
+  await peer.hear();
+  peer.kill('SIGKILL');
+  await peer.ended();
+  rmSync(`${path}.lock`);
+  const again = open(path);
+  expect(again.get('key')).toBe(1);
+  await again.sync();
+  expect((await again.check()).problems).toEqual([]);
+  again.close();
+});
