@@ -15,22 +15,11 @@ import { failpoint } from './failpoints.js';
 import { fitsRecord, type LargeValue, writeLarge } from './large.js';
 import { EXTENT_PAYLOAD_SIZE, FLAG_EXPIRY, FLAG_LARGE, FLAG_RECORD, K_TYPE_WORD, S_PREFIX_WORD, SEQUENCE_HIGH_SHIFT } from './layout.js';
 import { extentBase, extentWords } from './memory.js';
+import { DELETION_UNITS, hasRoom, type Payload, publish, publishDeletion } from './publish.js';
 import { replaceSegment } from './rebuild.js';
 import { expiryOf, payloadIndex, payloadSizeOf, recordWordCount, sequenceOf, unitsOf } from './record.js';
-import {
-  compactLocked,
-  DELETION_UNITS,
-  hasRoom,
-  isWorthCompacting,
-  lockSegment,
-  makeRoomFor,
-  makeSegmentRoom,
-  type Payload,
-  publish,
-  publishDeletion,
-  unlockDirty,
-  unlockSegment,
-} from './segment.js';
+import { compactLocked, isWorthCompacting, makeRoomFor, makeSegmentRoom } from './room.js';
+import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
 import { find } from './table.js';
 import type { View } from './view.js';
