@@ -8,7 +8,7 @@
  * Killed before 3, the old value stands and repair drops the record; killed after 3, repair recomputes 4. What may fail
  * (space, encoding) is done before anything is stored.
  */
-import { terminate } from './copy.js';
+import { placeFor, terminate } from './copy.js';
 import { failpoint } from './failpoints.js';
 import {
   EXTENT_HEADER_UNITS,
@@ -36,6 +36,7 @@ import {
   S_COUNT_WORD,
   S_INDEX_WORD,
   S_LIVE_UNITS_WORD,
+  S_LOG_COUNT_WORD,
   S_LOG_START_WORD,
   S_PENDING_VALUE_WORD,
   S_SEQUENCE_HIGH_WORD,
@@ -66,7 +67,7 @@ export interface Payload {
 }
 
 /** The log extent that a tail stands in. A damaged tail or list must not lead a write into anything else. Caller holds the lock. */
-function tailExtent(session: Session, view: View, tail: number): number {
+export function tailExtent(session: Session, view: View, tail: number): number {
   const { head, words, base } = view;
   const ordinal = tail >>> EXTENT_UNIT_SHIFT;
   const within = tail & EXTENT_UNIT_MASK;
@@ -92,9 +93,17 @@ export function hasRoom(words: Int32Array, base: number, units: number): boolean
   return within !== 0 && within + units <= EXTENT_UNITS && words[base + S_USED_WORD]! < usableSlots(words[base + S_INDEX_WORD]!);
 }
 
+/** Moves the tail to the next log extent if the present one has no room for `units`. False: there is none. Caller holds the lock. */
+export function advanceTail(words: Int32Array, base: number, units: number): boolean {
+  const place = placeFor(words[base + S_TAIL_WORD]!, units);
+  if (place >>> EXTENT_UNIT_SHIFT >= words[base + S_LOG_COUNT_WORD]!) return false;
+  words[base + S_TAIL_WORD] = place;
+  return true;
+}
+
 /**
  * Appends a record for the key and lets the slot refer to it: the cursor's slot when `found`, else the free slot.
- * Caller holds the lock, has found the key's slot and knows that there is room.
+ * Caller holds the lock, has found the key's slot and knows that there is room. `epoch` is loaded under the lock.
  */
 export function publish(
   session: Session,
@@ -105,6 +114,7 @@ export function publish(
   keySize: number,
   payload: Payload,
   expiresAt: number,
+  epoch = Atomics.load(session.memory.words[0]!, R_EPOCH_WORD),
 ): void {
   const { memory } = session;
   const { words, base } = view;
@@ -135,7 +145,7 @@ export function publish(
   const hasExpiry = expiresAt !== Number.POSITIVE_INFINITY;
   log[r + K_SIZES_WORD] = keySize | (size << PAYLOAD_SIZE_SHIFT);
   log[r + K_TYPE_WORD] = type | FLAG_RECORD | (hasExpiry ? FLAG_EXPIRY : 0) | (high << SEQUENCE_HIGH_SHIFT);
-  log[r + K_EPOCH_WORD] = session.writeEpoch = Atomics.load(memory.words[0]!, R_EPOCH_WORD);
+  log[r + K_EPOCH_WORD] = session.writeEpoch = epoch;
   log[r + K_SEQUENCE_WORD] = low;
   let p = r + RECORD_HEADER_WORDS;
   if (hasExpiry) {
@@ -190,7 +200,12 @@ export function publish(
 export const DELETION_UNITS = unitsOf(RECORD_HEADER_WORDS + 2);
 
 /** Appends a deletion and makes the cursor's slot a tombstone. Caller holds the lock and knows that there is room. */
-export function publishDeletion(session: Session, view: View, hash: number): void {
+export function publishDeletion(
+  session: Session,
+  view: View,
+  hash: number,
+  epoch = Atomics.load(session.memory.words[0]!, R_EPOCH_WORD),
+): void {
   const { memory } = session;
   const { words, base } = view;
   const tail = words[base + S_TAIL_WORD]!;
@@ -210,7 +225,7 @@ export function publishDeletion(session: Session, view: View, hash: number): voi
   }
   log[r + K_SIZES_WORD] = 8 << PAYLOAD_SIZE_SHIFT;
   log[r + K_TYPE_WORD] = FLAG_DELETED | FLAG_RECORD | (high << SEQUENCE_HIGH_SHIFT);
-  log[r + K_EPOCH_WORD] = session.writeEpoch = Atomics.load(memory.words[0]!, R_EPOCH_WORD);
+  log[r + K_EPOCH_WORD] = session.writeEpoch = epoch;
   log[r + K_SEQUENCE_WORD] = low;
   log[r + RECORD_HEADER_WORDS] = hash;
   log[r + RECORD_HEADER_WORDS + 1] = session.ref;

@@ -67,17 +67,45 @@ export function makeSegmentRoom(session: Session, head: number, units: number, k
     words[base + S_TAIL_WORD] = (next << EXTENT_UNIT_SHIFT) | EXTENT_HEADER_UNITS;
     return 0;
   }
+  const how = replacementFor(session, head, 1, units);
+  if (how !== undefined) return replaceSegment(session, head, how, how === 'compact' ? 0 : keep);
+  return addLogExtent(session, head, logCount, keep);
+}
+
+/**
+ * How a locked segment that lacks `extra` log extents is best replaced; undefined: not at all, it just gets them. A
+ * compaction must make room for `units`; "more than an extent has" asks that it saves an extent.
+ */
+function replacementFor(session: Session, head: number, extra: number, units: number): Replacement | undefined {
+  const words = extentWords(session.memory, head);
+  const base = extentBase(head);
+  const logCount = words[base + S_LOG_COUNT_WORD]!;
   const live = words[base + S_LIVE_UNITS_WORD]! * 8;
   const whole = session.segmentSize;
   const dead = logCount * EXTENT_SIZE - words[base + S_LOG_START_WORD]! * 8 - live;
-  const isFull = logCount * EXTENT_SIZE > whole;
-  let how: Replacement | undefined;
-  if (isFull && live > whole * SPLIT_SHARE && canSplit(session, words, base)) how = 'split';
-  else if (dead >= Math.max(live * 0.75, EXTENT_SIZE)) how = 'compact';
-  else if (isFull && live <= whole * SPLIT_SHARE && dead >= EXTENT_SIZE) how = 'compact';
-  if (how === 'compact' && !compactingHelps(session, head, units)) how = undefined;
-  if (how !== undefined) return replaceSegment(session, head, how, how === 'compact' ? 0 : keep);
-  return addLogExtent(session, head, logCount, keep);
+  const isFull = (logCount + extra - 1) * EXTENT_SIZE > whole;
+  if (isFull && live > whole * SPLIT_SHARE && canSplit(session, words, base)) return 'split';
+  const isDue = dead >= Math.max(live * 0.75, EXTENT_SIZE) || (isFull && live <= whole * SPLIT_SHARE && dead >= EXTENT_SIZE);
+  return isDue && compactingHelps(session, head, units) ? 'compact' : undefined;
+}
+
+/**
+ * The same for a segment that is to take many records at once: `units` of them, for keys with these hashes. One that
+ * would become larger than twice its size is split beforehand, while there is less to copy.
+ */
+export function replacementForMany(
+  session: Session,
+  head: number,
+  extra: number,
+  units: number,
+  hashes: () => Int32Array,
+): Replacement | undefined {
+  if (extra <= 0) return undefined;
+  const words = extentWords(session.memory, head);
+  const base = extentBase(head);
+  const size = (words[base + S_LIVE_UNITS_WORD]! + units) * 8;
+  if (size > 2 * session.segmentSize && canSplit(session, words, base, hashes())) return 'split';
+  return replacementFor(session, head, extra, EXTENT_UNITS);
 }
 
 /** Would compacting gain an extent? A guess unless the caller holds the lock. */
@@ -94,21 +122,32 @@ export function compactLocked(session: Session, head: number): number {
   return replaceSegment(session, head, 'compact', 0);
 }
 
+/** Throws when a segment cannot have so many log extents. */
+export function checkLogCount(session: Session, count: number): void {
+  if (count <= LOG_LIST_COUNT) return;
+  throw storeError(
+    'ERR_STORE_FULL',
+    session.path,
+    'a segment whose keys have the same hash cannot grow any more',
+    { extents: count - 1 },
+    'the keys collide on purpose, or a test hash is in use: choose other keys',
+  );
+}
+
 function addLogExtent(session: Session, head: number, logCount: number, keep: number): number {
-  if (logCount >= LOG_LIST_COUNT) {
-    throw storeError(
-      'ERR_STORE_FULL',
-      session.path,
-      'a segment whose keys have the same hash cannot grow any more',
-      { extents: logCount },
-      'the keys collide on purpose, or a test hash is in use: choose other keys',
-    );
-  }
-  const words = extentWords(session.memory, head);
-  const base = extentBase(head);
+  checkLogCount(session, logCount + 1);
   const reserved: number[] = [];
   if (!reserveExtents(session, 1, keep, reserved)) return 1;
-  const extent = reserved[0]!;
+  appendLogExtent(session, head, reserved[0]!);
+  extentWords(session.memory, head)[extentBase(head) + S_TAIL_WORD] = (logCount << EXTENT_UNIT_SHIFT) | EXTENT_HEADER_UNITS;
+  return 0;
+}
+
+/** Adds a reserved extent to the log of the locked segment; the tail stays where it is. */
+export function appendLogExtent(session: Session, head: number, extent: number): void {
+  const words = extentWords(session.memory, head);
+  const base = extentBase(head);
+  const logCount = words[base + S_LOG_COUNT_WORD]!;
   describeExtent(session, extent, KIND_LOG, head, logCount);
   extentWords(session.memory, extent)[extentBase(extent) + EXTENT_HEADER_UNITS * 2 + K_TYPE_WORD] = 0;
   words[base + LOG_LIST_WORD + logCount] = extent;
@@ -117,19 +156,26 @@ function addLogExtent(session: Session, head: number, logCount: number, keep: nu
   if (failpoint !== null) failpoint('log.counted');
   attachExtent(session, extent);
   if (failpoint !== null) failpoint('log.attached');
-  words[base + S_TAIL_WORD] = (logCount << EXTENT_UNIT_SHIFT) | EXTENT_HEADER_UNITS;
+}
+
+function growIndex(session: Session, head: number, keep: number): number {
+  const index = largerIndex(session, head, 1);
+  const reserved: number[] = [];
+  if (!reserveExtents(session, indexExtentCount(index), keep, reserved)) return indexExtentCount(index);
+  installIndex(session, head, index, reserved);
   return 0;
 }
 
-/** Replaces the index by one with room; slots only, the records stay. Returns 0, or how many extents are missing. */
-function growIndex(session: Session, head: number, keep: number): number {
+/** The index word for the locked segment with `more` entries. */
+export function largerIndex(session: Session, head: number, more: number): number {
   const words = extentWords(session.memory, head);
   const base = extentBase(head);
   const old = words[base + S_INDEX_WORD]!;
+  checkIndex(session, old);
   // Counted, not taken from the header: with a damaged count the slots would not fit.
   let count = 0;
   forEachSlot(session, words, base, old, () => count++);
-  const bits = Math.max(indexFor(count + 1) & INDEX_BITS_MASK, INDEX_EXTENT_SHIFT);
+  const bits = Math.max(indexFor(count + more) & INDEX_BITS_MASK, INDEX_EXTENT_SHIFT);
   if (bits > MAX_INDEX_BITS) {
     throw storeError(
       'ERR_STORE_FULL',
@@ -140,17 +186,27 @@ function growIndex(session: Session, head: number, keep: number): number {
     );
   }
   const isFirst = (old & INDEX_INLINE_BIT) !== 0 || (old & INDEX_LIST_BIT) !== 0;
-  const index = bits | (isFirst ? 0 : INDEX_LIST_BIT);
+  return bits | (isFirst ? 0 : INDEX_LIST_BIT);
+}
+
+/** Replaces the index of the locked segment by the one of largerIndex(), in reserved extents; slots only, the records stay. */
+export function installIndex(session: Session, head: number, index: number, reserved: readonly number[]): void {
+  const words = extentWords(session.memory, head);
+  const base = extentBase(head);
+  const old = words[base + S_INDEX_WORD]!;
+  const isFirst = (index & INDEX_LIST_BIT) === 0;
   const list = isFirst ? INDEX_LIST_0_WORD : INDEX_LIST_1_WORD;
-  const reserved: number[] = [];
-  if (!reserveExtents(session, indexExtentCount(index), keep, reserved)) return indexExtentCount(index);
+  let count = 0;
   if (failpoint !== null) failpoint('index.reserved');
   reserved.forEach((extent, n) => {
     describeExtent(session, extent, KIND_INDEX, head, n);
     clearIndexExtent(session, extent);
     words[base + list + n] = extent;
   });
-  forEachSlot(session, words, base, old, (slots, i) => insertUnshared(session, words, base, index, slots[i]!, slots[i + 1]!));
+  forEachSlot(session, words, base, old, (slots, i) => {
+    insertUnshared(session, words, base, index, slots[i]!, slots[i + 1]!);
+    count++;
+  });
   if (failpoint !== null) failpoint('index.built');
   // Publish: the word says which list counts. Readers inside the old index find the generation changed.
   Atomics.store(words, base + S_INDEX_WORD, index);
@@ -160,24 +216,25 @@ function growIndex(session: Session, head: number, keep: number): number {
   words[base + S_USED_WORD] = count;
   if (failpoint !== null) failpoint('index.attached');
   if ((old & INDEX_INLINE_BIT) === 0) retireOldIndex(session, head, isFirst ? INDEX_LIST_1_WORD : INDEX_LIST_0_WORD);
-  return 0;
 }
 
 /**
  * Would splitting part the keys? Looks at the next bits of the hashes: keys with the same hash are never parted, and
- * a directory that doubles for a few keys is not worth it.
+ * a directory that doubles for a few keys is not worth it. `hashes` are those of keys that are to come.
  */
-function canSplit(session: Session, words: Int32Array, base: number): boolean {
+function canSplit(session: Session, words: Int32Array, base: number, hashes?: Int32Array): boolean {
   const depth = words[base + S_DEPTH_WORD]!;
   const extents = Atomics.load(session.memory.words[0]!, R_EXTENT_COUNT_WORD);
   if (depth >= MAX_DEPTH || (depth === directoryDepth(session) && 2 ** depth > 64 * extents)) return false;
   const most = Math.min(depth + 4, MAX_DEPTH);
   const ones = new Int32Array(32);
   let count = 0;
-  forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => {
+  const take = (hash: number) => {
     count++;
-    for (let bit = depth; bit < most; bit++) ones[bit]! += (slots[i]! >>> bit) & 1;
-  });
+    for (let bit = depth; bit < most; bit++) ones[bit]! += (hash >>> bit) & 1;
+  };
+  forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => take(slots[i]!));
+  hashes?.forEach(take);
   for (let bit = depth; bit < most; bit++) {
     if (Math.min(ones[bit]!, count - ones[bit]!) * 16 >= count && count >= 2) return true;
   }

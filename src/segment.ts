@@ -25,8 +25,8 @@ export function lockSegment(session: Session, hash: number): View {
   throw corrupt(session.path, 'no segment keeps still', { hash: hash >>> 0 });
 }
 
-// Caller holds the lock, taken over from a dead owner or left dirty.
-function repairLocked(session: Session, view: View): void {
+/** Caller holds the lock, taken over from a dead owner or left dirty; it is let go of if the repair fails. */
+export function repairLocked(session: Session, view: View): void {
   session.sawDead = true;
   try {
     repairSegment(session, view.head);
