@@ -1,0 +1,124 @@
+/** Opens the image of a crash with the real code and says what is wrong with it. */
+import { rmSync, writeFileSync } from 'node:fs';
+import { readHeader } from '../../dist/header.js';
+import { open } from '../../dist/index.js';
+import { native } from '../../dist/native.js';
+
+import { makeBytes } from './crash-history.mjs';
+import { buildControl, buildFile, DATA, REDO } from './crash-images.mjs';
+
+export const OPTIONS = { segmentSize: 65_536, checkpointInterval: 2 ** 31 - 1 };
+
+/** Writes the files of an image under a new name: fresh files, so that they are not the ones of this boot. */
+export function writeImage(path, recording, plan, random, staleControl) {
+  const data = buildFile(recording, DATA, plan, random);
+  const redo = buildFile(recording, REDO, plan, random);
+  const control = buildControl(staleControl, plan, random);
+  for (const suffix of ['', '.lock', '.redo']) rmSync(path + suffix, { force: true });
+  writeFileSync(path, data, { flag: 'wx', mode: 0o600 });
+  if (control !== undefined) writeFileSync(`${path}.lock`, control, { mode: 0o600 });
+  if (redo !== undefined) writeFileSync(`${path}.redo`, redo, { mode: 0o600 });
+  return data;
+}
+
+/** The durable epoch that the header of the image has; undefined: no copy holds. */
+export function durableEpochOf(path) {
+  const fd = native.openFile(path, 0, 0);
+  try {
+    return readHeader(fd, path, native.fileInfo(fd).size);
+  } finally {
+    native.closeFile(fd);
+  }
+}
+
+const lines = (error) => (error?.stack ?? String(error)).split('\n').slice(0, 6).join(' | ');
+
+/**
+ * Verifies the store at `path`. `whileOpen(store)` is called with the recovered store before it is used further.
+ * Returns {problems, found: what it held, durable}.
+ */
+export async function verifyImage(path, history, crash, { random, options = OPTIONS, thorough = true, afterOpen } = {}) {
+  const outcome = { problems: [], found: new Map(), durable: 0 };
+  const { problems, found } = outcome;
+  let store;
+  let step = 'header';
+  try {
+    const header = durableEpochOf(path);
+    outcome.durable = header.durableEpoch;
+    problems.push(...history.broken(crash, header.durableEpoch));
+    step = 'open';
+    store = open(path, options);
+    await afterOpen?.(store);
+    step = 'contents';
+    problems.push(...history.compare(store, header.durableEpoch, found).slice(0, 5));
+    step = 'check';
+    await checkClean(store, problems, 'check after recovery');
+    if (!thorough || problems.length > 0) return outcome;
+    step = 'use';
+    const used = useStore(store, found, random);
+    step = 'syncNow';
+    store.syncNow?.();
+    if (random.below(2) === 0) {
+      step = 'close';
+      store.close();
+      step = 'reopen';
+      store = open(path, options);
+    }
+    step = 'contents after use';
+    compareUsed(store, used, problems);
+    step = 'check after use';
+    await checkClean(store, problems, 'check after use');
+  } catch (error) {
+    problems.push(`${step} fails: ${lines(error)}`);
+  } finally {
+    try {
+      store?.close();
+    } catch (error) {
+      problems.push(`close fails: ${lines(error)}`);
+    }
+  }
+  return outcome;
+}
+
+async function checkClean(store, problems, what) {
+  const report = await store.check();
+  if (report.ok) return;
+  problems.push(`${what}: ${report.problems.length} problems: ${JSON.stringify(report.problems.slice(0, 2))}`);
+}
+
+/** Sets, deletes, overwrites, enough for a split or a compaction here and there; a large value now and then. */
+function useStore(store, found, random) {
+  const expected = new Map([...found].map(([key, { value }]) => [key, value]));
+  const keys = [...expected.keys()];
+  for (let i = 0; i < 30; i++) {
+    const old = keys.length > 0 ? keys[random.below(keys.length)] : undefined;
+    const what = random.below(4);
+    if (what === 0 && old !== undefined) {
+      store.delete(old);
+      expected.delete(old);
+      continue;
+    }
+    const key = what === 1 && old !== undefined ? old : `after ${i}`;
+    const bytes = makeBytes(key, 1e6 + i, i === 7 ? 50_000 + random.below(50_000) : random.below(6000));
+    try {
+      store.set(key, bytes);
+    } catch (error) {
+      // Nothing has changed then.
+      if (error?.code !== 'ERR_STORE_FULL') throw error;
+      continue;
+    }
+    expected.set(key, bytes);
+  }
+  return expected;
+}
+
+function compareUsed(store, expected, problems) {
+  if (store.size !== expected.size) problems.push(`after use the store counts ${store.size} entries, expected ${expected.size}`);
+  for (const [key, value] of expected) {
+    const is = store.get(key);
+    if (is === undefined || !is.equals(value)) {
+      problems.push(`after use ${is === undefined ? 'nothing' : 'something else'} stands under ${key}`);
+      if (problems.length > 5) return;
+    }
+  }
+}
