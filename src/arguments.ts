@@ -1,13 +1,21 @@
 /** Checks of the arguments that the Store's calls share, and the errors of its states. */
 import { type StoreError, storeError } from './errors.js';
 import { checkTTL } from './options.js';
-import type { WriteOptions } from './types.js';
+import type { IterationOptions, WriteOptions } from './types.js';
 
 export function ttlOf(options: WriteOptions | number): number | undefined {
   if (typeof options === 'number') return checkTTL(options);
   if (typeof options !== 'object' || options === null)
     throw new TypeError(`options must be an object or a number (ttl in ms), got ${typeof options}`);
   return options.ttl === undefined ? undefined : checkTTL(options.ttl);
+}
+
+export function iterationOf(options: IterationOptions | undefined): { prefix: Buffer | undefined; as: 'string' | 'buffer' } {
+  if (options !== undefined && (typeof options !== 'object' || options === null)) throw new TypeError('options must be an object');
+  const { prefix, as = 'string' } = options ?? {};
+  if (prefix !== undefined && typeof prefix !== 'string') throw new TypeError(`prefix must be a string, got ${typeof prefix}`);
+  if (as !== 'string' && as !== 'buffer') throw new TypeError(`as must be 'string' or 'buffer'`);
+  return { prefix: prefix === undefined ? undefined : Buffer.from(prefix), as };
 }
 
 export function checkFunction(name: string, value: unknown): void {

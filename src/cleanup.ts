@@ -44,7 +44,8 @@ import {
   X_STATE_WORD,
 } from './layout.js';
 import { acquire, markClean, release, releaseDirty } from './lock.js';
-import { extentBase, extentWords, lockIndex, lockWords } from './memory.js';
+import { corrupt, extentBase, extentWords, lockIndex, lockWords } from './memory.js';
+import { closeNote, findNotes, leftNotes, notesOf, readNote, undoneSegments } from './note.js';
 import { forEachDead } from './owners.js';
 import { fitsExtent, recordAt } from './record.js';
 import { repairSegment } from './repair.js';
@@ -77,18 +78,29 @@ export function settle(session: Session): void {
 
 /** ms between two looks at whether an interrupted call left something to put in order. */
 const SETTLE_INTERVAL = 200;
+/** ms until the next try to finish a batch of the dead, after one that failed. */
+const NOTES_PAUSE = 30_000;
 
 /**
  * A call that was cut off by a vm timeout leaves a lock behind that no call may ever touch again: a timer looks after
  * it, so that other processes get their segment back. It runs between calls, so whatever it finds held is left over.
  */
 export function watchInterrupted(session: Session): NodeJS.Timeout {
+  let notesAfter = 0;
   const timer = setInterval(() => {
-    if (session.closed || (!session.busy && session.held === 0 && !session.interrupted && session.deferred.length === 0)) return;
+    if (session.closed) return;
+    const isSettled = !session.busy && session.held === 0 && !session.interrupted && session.deferred.length === 0;
     try {
-      settle(session);
+      if (!isSettled) settle(session);
+      // Who only reads is not to see a part of a batch for long. This may wait for locks: not with every tick.
+      else if (performance.now() >= notesAfter && leftNotes(session)) {
+        notesAfter = Number.POSITIVE_INFINITY;
+        cleanDead(session);
+        notesAfter = 0;
+      }
     } catch {
-      // The next tick, or the next call, tries again.
+      // A later tick, or the next call, tries again.
+      if (notesAfter !== 0) notesAfter = performance.now() + NOTES_PAUSE;
     }
   }, SETTLE_INTERVAL);
   timer.unref();
@@ -132,12 +144,14 @@ export function withSegment(session: Session, head: number, work: () => void): v
 /** The same for whoever was there before, when no control file tells their names. Nobody else has the store open. */
 export function cleanEveryOwner(session: Session): void {
   repairAllocator(session);
+  session.strayNotes = findNotes(session);
   const end = Atomics.load(session.memory.words[0]!, R_FRESH_WORD);
   for (let extent = 1; extent < end; extent++) {
     const state = extentWords(session.memory, extent)[extentBase(extent) + X_STATE_WORD]!;
     if ((state & KIND_MASK) === KIND_HEAD) repairSegment(session, extent);
   }
   cleanOwner(session, ANY_OWNER);
+  session.strayNotes = [];
 }
 
 const ANY_OWNER = -1;
@@ -185,6 +199,7 @@ function cleanOwner(session: Session, owner: number): void {
     }
     if (failpoint !== null) failpoint('cleanup.seized');
   }
+  finishNotes(session, owner);
   // A segment that was replaced but not retired, and whose lock nobody holds: only its head tells.
   const values = new Map<string, ReservedValue>();
   for (let extent = 1; extent < end; extent++) {
@@ -210,6 +225,23 @@ function cleanOwner(session: Session, owner: number): void {
   for (const value of values.values()) resolveValues(session, value);
   leaveEpoch(session, Atomics.load(root, R_EPOCH_WORD));
   if (failpoint !== null) failpoint('cleanup.done');
+}
+
+/** Sees that the batches that this owner committed are done everywhere, and closes their notes, whose extents it has in reserve. */
+function finishNotes(session: Session, owner: number): void {
+  for (const head of notesOf(session, owner)) {
+    const note = readNote(session, head, owner);
+    for (const segment of note === undefined ? [] : undoneSegments(session, note)) {
+      // Whoever holds it may be about to do it: so not before it is ours.
+      withSegment(session, segment, () => {
+        if (undoneSegments(session, note!).includes(segment)) repairSegment(session, segment);
+      });
+    }
+    if (note !== undefined && undoneSegments(session, note).length > 0)
+      throw corrupt(session.path, 'a batch cannot be finished: its segment is gone', { extent: head });
+    if (failpoint !== null) failpoint('cleanup.noted');
+    closeNote(session, head, owner, note !== undefined);
+  }
 }
 
 function decide(session: Session, extent: number, owner: number, isReferredTo: boolean): void {

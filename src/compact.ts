@@ -7,7 +7,8 @@ import { makeHoles } from './growth.js';
 import { S_PREFIX_WORD } from './layout.js';
 import { extentBase, extentWords } from './memory.js';
 import { native } from './native.js';
-import { compactLocked, isWorthCompacting, lockSegment, unlockDirty, unlockSegment } from './segment.js';
+import { compactLocked, isWorthCompacting } from './room.js';
+import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
 
 /** ms of work between two turns of the event loop. */

@@ -55,7 +55,7 @@ function directoryExtent(session: Session, i: number): number {
   return extent;
 }
 
-/** The directory has at most 128 entries for each extent of the file: see canSplit() in segment.ts. Loops over it are bounded by that. */
+/** The directory has at most 128 entries for each extent of the file: see canSplit() in room.ts. Loops over it are bounded by that. */
 export function directoryCount(session: Session): number {
   const depth = directoryDepth(session);
   const extents = Atomics.load(session.memory.words[0]!, R_EXTENT_COUNT_WORD);

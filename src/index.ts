@@ -1,5 +1,6 @@
 /** mmapkv: a key-value store in one memory-mapped file that any number of processes read and write at once. */
 
+export type { Batch } from './batch.js';
 export type { CompactResult } from './compact.js';
 export { StoreError, type StoreErrorCode } from './errors.js';
 export type { StoreOptions } from './options.js';

@@ -32,9 +32,9 @@ import {
 } from './layout.js';
 import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
 import { native } from './native.js';
+import type { Payload } from './publish.js';
 import { payloadIndex, payloadSizeOf } from './record.js';
 import { valueExtents } from './retire.js';
-import type { Payload } from './segment.js';
 import type { Session } from './session.js';
 
 /** Tries to find room before another writer takes it. */

@@ -248,6 +248,39 @@ export const LARGE_DIRECT_COUNT = 256;
 export const EXTENT_PAYLOAD_SIZE = EXTENT_SIZE - EXTENT_HEADER_SIZE;
 export const VALUE_LIST_PAIRS = EXTENT_PAYLOAD_SIZE / 8;
 
+// ---- Note of a batch: extents of kind note; segment: the first of them; ordinal: place in the note; next: the next one ---
+
+/** NOTE_COMMITTED: whoever finds an entry undone has to do it. Anything else: nothing is to be done. */
+export const N_STATE_WORD = 16;
+/** Over epoch, counts, and the first three words of each entry; seeded with the birth. */
+export const N_CHECKSUM_WORD = 17;
+/** Of all records of the batch. */
+export const N_EPOCH_WORD = 18;
+export const N_SEGMENT_COUNT_WORD = 19;
+export const N_EXTENT_COUNT_WORD = 20;
+/** Entries, one a segment: here in the first extent, from the end of the header on in further ones. */
+export const N_ENTRIES_WORD = 32;
+export const NOTE_COMMITTED = 0x65746f6e;
+export const NOTE_ENTRY_WORDS = 4;
+export const E_HEAD_WORD = 0;
+/** Of the first of its operations, which follow one another: ordinal of the extent << 14 | word within. */
+export const E_PLACE_WORD = 1;
+export const E_COUNT_WORD = 2;
+/** 1: done; the segment's lock may have been let go of since. */
+export const E_DONE_WORD = 3;
+
+/** An operation: this header, the key, the payload. It lies in one extent; a 0 instead of its size: go on in the next. */
+export const P_SIZE_WORD = 0; // in words, header included
+/** Over what follows it; seeded with the birth of the extent. */
+export const P_CHECKSUM_WORD = 1;
+export const P_HASH_WORD = 2;
+/** As in the record that it is to become. */
+export const P_SIZES_WORD = 3;
+/** Type and flags: FLAG_EXPIRY, FLAG_LARGE, FLAG_DELETED. */
+export const P_TYPE_WORD = 4;
+export const P_EXPIRY_WORD = 5; // 2 words
+export const OPERATION_HEADER_WORDS = 7;
+
 // ---- Control file ----------------------------------------------------------------------------------------------------
 
 /** 'mmapkvC\n'. */
@@ -341,6 +374,8 @@ layoutHolds('index list 1', INDEX_LIST_1_OFFSET + 4 * INDEX_LIST_COUNT <= LOG_LI
 layoutHolds('log list', LOG_LIST_OFFSET + 4 * LOG_LIST_COUNT === INLINE_INDEX_OFFSET);
 layoutHolds('index bits', INDEX_LIST_COUNT << INDEX_EXTENT_SHIFT === 1 << MAX_INDEX_BITS && MAX_INDEX_BITS <= INDEX_BITS_MASK);
 layoutHolds('record sizes', MAX_KEY_SIZE <= KEY_SIZE_MASK && MAX_RECORD_SIZE < 2 ** 17);
+layoutHolds('a record fits in a note', OPERATION_HEADER_WORDS * 4 + MAX_RECORD_SIZE <= EXTENT_PAYLOAD_SIZE);
+layoutHolds('entries of a note', (EXTENT_WORDS - N_ENTRIES_WORD) % NOTE_ENTRY_WORDS === 0 && EXTENT_HEADER_WORDS % NOTE_ENTRY_WORDS === 0);
 layoutHolds(
   'owner slots',
   OWNERS_OFFSET + (OWNER_COUNT + 1) * OWNER_WORDS * 4 <= CONTROL_ENTRIES_OFFSET && OWNER_COUNT === OWNER_SLOT_MASK,

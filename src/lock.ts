@@ -36,6 +36,17 @@ export function release(words: Int32Array, index: number): void {
   if ((Atomics.exchange(words, index, 0) & LOCK_WAITERS_BIT) !== 0) native.futexWake(words.buffer as ArrayBuffer, index * 4, 1);
 }
 
+/** Takes the lock if it is free or soon will be, and what it guards is in order. Never waits. */
+export function tryAcquire(session: Session, words: Int32Array, index: number): boolean {
+  for (let i = 0; i < SPINS; i++) {
+    if (Atomics.load(words, index) !== 0 || Atomics.compareExchange(words, index, 0, session.owner) !== 0) continue;
+    if (words[index + 1] === 0) return true;
+    releaseDirty(words, index);
+    return false;
+  }
+  return false;
+}
+
 /** Lets go of a lock whose guarded state is not in order: whoever takes it next repairs. */
 export function releaseDirty(words: Int32Array, index: number): void {
   words[index + 1] = 1;

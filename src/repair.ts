@@ -47,6 +47,7 @@ import {
 } from './layout.js';
 import { acquire, markClean, release } from './lock.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
+import { applyNotes } from './note.js';
 import { segmentChecksum } from './rebuild.js';
 import { checksumHolds, fitsExtent, payloadIndex, recordAt, recordWordsAt, refExtent, refIndex, unitsOf } from './record.js';
 import { retireOldIndex, retireSegment, retireValue } from './retire.js';
@@ -99,6 +100,8 @@ export function repairSegment(session: Session, head: number): void {
   const isInline = (index & INDEX_INLINE_BIT) !== 0;
   if (isInline || (index & INDEX_LIST_BIT) !== 0) retireOldIndex(session, head, INDEX_LIST_0_WORD);
   if (isInline || (index & INDEX_LIST_BIT) === 0) retireOldIndex(session, head, INDEX_LIST_1_WORD);
+  // Before anybody else writes here: what the batch of somebody who is gone was to do.
+  applyNotes(session, head);
 }
 
 /** The segment was replaced: lets the directory know, and retires it. Caller holds its lock. */

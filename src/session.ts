@@ -61,6 +61,8 @@ export class Session {
   backingUp: Promise<void> | undefined;
   /** What the recovery at the open did, if there was one. */
   recovery: Recovery | undefined;
+  /** Notes of batches found in the file when no owner slot told of them: see cleanEveryOwner(). */
+  strayNotes: number[] = [];
   /** Counters of this open, for stats(). */
   checkpoints = 0;
   hits = 0;

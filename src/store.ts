@@ -1,6 +1,7 @@
 /** The Store class: arguments are checked here, in a fixed order (open, writable, value, key, options), then handed on. */
-import { checkFunction, checkIterable, closedError, readOnlyError, ttlOf } from './arguments.js';
+import { checkFunction, checkIterable, closedError, iterationOf, readOnlyError, ttlOf } from './arguments.js';
 import { backupStore, isSamePlace } from './backup.js';
+import { Batch } from './batch.js';
 import { checkSteps } from './check.js';
 import { checkpoint, checkpointNow, checkpointNowAndThen } from './checkpoint.js';
 import { settle, watchInterrupted } from './cleanup.js';
@@ -281,6 +282,19 @@ export class Store implements Iterable<[string, Value]> {
     return count;
   }
 
+  /**
+   * A batch: collects operations with set() and delete(), and carries them out with commit(), all or none.
+   * @example
+   * store.batch().set('stock', 4).set('order', { items: 1 }).delete('cart').commit();
+   */
+  batch(): Batch {
+    this.#enterWrite();
+    return new Batch(
+      () => this.#enterWrite(),
+      (options) => this.#expiry(options),
+    );
+  }
+
   /** Removes every entry that was there when the call began, one segment at a time. */
   clear(): void {
     const session = this.#enterWrite();
@@ -340,11 +354,7 @@ export class Store implements Iterable<[string, Value]> {
 
   #iteration(options: IterationOptions | undefined): { session: Session; prefix: Buffer | undefined; as: 'string' | 'buffer' } {
     const session = this.#enter();
-    if (options !== undefined && (typeof options !== 'object' || options === null)) throw new TypeError('options must be an object');
-    const { prefix, as = 'string' } = options ?? {};
-    if (prefix !== undefined && typeof prefix !== 'string') throw new TypeError(`prefix must be a string, got ${typeof prefix}`);
-    if (as !== 'string' && as !== 'buffer') throw new TypeError(`as must be 'string' or 'buffer'`);
-    return { session, prefix: prefix === undefined ? undefined : Buffer.from(prefix), as };
+    return { session, ...iterationOf(options) };
   }
 
   /** Numbers about the store and about this open. */

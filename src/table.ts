@@ -4,7 +4,7 @@
  * The home of a key are the high bits of its hash (the low ones are the same for all keys of a segment). `ref` is the
  * commit word of a slot: 0 empty, 1 tombstone, else the place of the record; the tag is written before it. Slots never
  * move while the index is the segment's, so a lookup without a lock meets each key that is there all the time. An
- * index that is too full is replaced by a larger one (see segment.ts), which changes the segment's generation.
+ * index that is too full is replaced by a larger one (see room.ts), which changes the segment's generation.
  *
  * The index lies in the head extent (2,048 slots) or in extents of its own (8,192 slots each, of which the first 8
  * would lie on the extent's header and are passed over). This file takes no lock and allocates nothing.

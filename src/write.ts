@@ -15,22 +15,11 @@ import { failpoint } from './failpoints.js';
 import { fitsRecord, type LargeValue, writeLarge } from './large.js';
 import { EXTENT_PAYLOAD_SIZE, FLAG_EXPIRY, FLAG_LARGE, FLAG_RECORD, K_TYPE_WORD, S_PREFIX_WORD, SEQUENCE_HIGH_SHIFT } from './layout.js';
 import { extentBase, extentWords } from './memory.js';
+import { DELETION_UNITS, hasRoom, type Payload, publish, publishDeletion } from './publish.js';
 import { replaceSegment } from './rebuild.js';
 import { expiryOf, payloadIndex, payloadSizeOf, recordWordCount, sequenceOf, unitsOf } from './record.js';
-import {
-  compactLocked,
-  DELETION_UNITS,
-  hasRoom,
-  isWorthCompacting,
-  lockSegment,
-  makeRoomFor,
-  makeSegmentRoom,
-  type Payload,
-  publish,
-  publishDeletion,
-  unlockDirty,
-  unlockSegment,
-} from './segment.js';
+import { compactLocked, isWorthCompacting, makeRoomFor, makeSegmentRoom } from './room.js';
+import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
 import { find } from './table.js';
 import type { View } from './view.js';
@@ -83,15 +72,7 @@ function storeValue(
   version: number,
 ): boolean {
   if (fitsRecord(keySize, value.size)) return write(session, hash, keySize, value, expiresAt, condition, version);
-  let large: LargeValue;
-  try {
-    large = writeLarge(session, hash, keySize, value.type, value.bytes, value.size);
-  } catch (error) {
-    const wanted = Math.ceil(value.size / EXTENT_PAYLOAD_SIZE) + 4 + heldBackExtents(session);
-    if (!isNoRoom(error) || !reclaim(session, wanted)) throw error;
-    large = writeLarge(session, hash, keySize, value.type, value.bytes, value.size);
-  }
-  const { payload, extents } = large;
+  const { payload, extents } = writeExtents(session, hash, keySize, value);
   let written = false;
   try {
     written = write(session, hash, keySize, payload, expiresAt, condition, version);
@@ -104,6 +85,17 @@ function storeValue(
   if (written) for (const extent of extents) attachExtent(session, extent);
   else unreserveExtents(session, extents);
   return written;
+}
+
+/** Writes a large value into extents of its own, for which space is made if need be. Called without a lock. */
+export function writeExtents(session: Session, hash: number, keySize: number, value: Omit<Payload, 'words'>): LargeValue {
+  try {
+    return writeLarge(session, hash, keySize, value.type, value.bytes, value.size);
+  } catch (error) {
+    const wanted = Math.ceil(value.size / EXTENT_PAYLOAD_SIZE) + 4 + heldBackExtents(session);
+    if (!isNoRoom(error) || !reclaim(session, wanted)) throw error;
+    return writeLarge(session, hash, keySize, value.type, value.bytes, value.size);
+  }
 }
 
 function isMet(session: Session, found: boolean, condition: number, version: number): boolean {
@@ -343,6 +335,15 @@ function makeRoomIn(session: Session, view: View, hash: number, keySize: number,
   return false;
 }
 
+/** Makes `need` extents available, wherever they come from. Called without a lock. Throws when there is no way. */
+export function provideRoom(session: Session, need: number, keep: number): void {
+  try {
+    makeRoomFor(session, need, keep);
+  } catch (error) {
+    if (!isNoRoom(error) || !reclaim(session, need + keep)) throw error;
+  }
+}
+
 function isNoRoom(error: unknown): boolean {
   return error instanceof StoreError && (error.code === 'ERR_STORE_NO_SPACE' || error.code === 'ERR_STORE_FULL');
 }
@@ -387,6 +388,6 @@ function removeByRebuilding(session: Session, hash: number, keySize: number): bo
   return need === 0;
 }
 
-function noProgress(session: Session): Error {
+export function noProgress(session: Session): Error {
   return storeError('ERR_STORE_NO_SPACE', session.path, 'other writers take the space first', { rounds: ROUNDS }, 'try again');
 }

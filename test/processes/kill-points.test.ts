@@ -115,6 +115,23 @@ const repairs = [
 /** Points that have a test of their own: see kill-directory.test.ts for a directory of more than 8,192 entries. */
 const elsewhere = [
   'directory.listed',
+  // kill-batch.test.ts
+  'batch.reserved',
+  'batch.written',
+  'batch.locked',
+  'batch.listed',
+  'batch.noted',
+  'batch.committed',
+  'batch.applied',
+  'batch.segment',
+  'batch.published',
+  'batch.closed',
+  'batch.cleared',
+  'batch.attached',
+  'note.found',
+  'note.applied',
+  'note.done',
+  'cleanup.noted',
   // kill-recovery.test.ts
   'recovery.found',
   'recovery.segment',

@@ -8,7 +8,11 @@ for (let message = await hear(); message !== undefined; message = await hear()) 
   const [what, key, value] = message;
   try {
     if (what === 'set') store.set(key, value);
-    else if (what === 'get') say({ value: store.get(key) });
+    else if (what === 'batch') {
+      const batch = store.batch();
+      for (const entry of key) batch.set(...entry);
+      batch.commit();
+    } else if (what === 'get') say({ value: store.get(key) });
     else if (what === 'spawn') {
       // A child that lives on: were the descriptors inherited, so would the owner's lock be.
       const child = spawn('sleep', ['60'], { stdio: 'ignore', detached: true });
@@ -19,7 +23,7 @@ for (let message = await hear(); message !== undefined; message = await hear()) 
       say('closed');
       break;
     }
-    if (what === 'set') say('done');
+    if (what === 'set' || what === 'batch') say('done');
   } catch ({ code, pid, message: text }) {
     say({ code, pid, text });
   }

@@ -1,0 +1,238 @@
+/**
+ * SIGKILL at every named point of a batch's commit, and of its completion by others: all of the batch is there, or
+ * nothing; nobody else is held up; what others wrote since stays.
+ */
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { open, type Store } from '../../dist/index.js';
+import { differences, readBatches, stateAfter, stateOf } from '../support/batches.js';
+import { operationsOf } from '../support/batches.mjs';
+import { Bystander, expectInOrder, expectNothingLeftBehind, GO_ON } from '../support/kills.js';
+import { freshFolder, startPeer } from '../support/processes.js';
+import { replayable } from '../support/random.js';
+
+const SIZE = 60;
+
+/** Killed here, the batch has not happened. */
+const before = ['batch.reserved', 'batch.written', 'batch.locked', 'batch.listed', 'batch.noted'];
+/** Killed here, it has. */
+const after = ['batch.committed', 'batch.applied', 'batch.segment', 'batch.published', 'batch.closed', 'batch.cleared', 'batch.attached'];
+/** Points within a batch's commit that other calls pass, too: killed there, either. */
+const within = ['put.pending', 'put.written', 'put.tagged', 'put.published', 'put.counted', 'delete.written', 'delete.published'];
+within.push('large.written', 'extents.taken', 'extents.freed', 'log.listed', 'log.counted', 'rebuild.committed', 'value.retired');
+
+interface Killed {
+  path: string;
+  /** The batch that was cut off. */
+  number: number;
+}
+
+/** Runs batches into the failpoint. */
+async function killAt(folder: string, failpoint: string, passage: number): Promise<Killed> {
+  const path = join(folder, 'store');
+  const log = join(folder, 'log-batches');
+  const peer = startPeer('batches', { path, first: 1, last: 5000, log, size: SIZE }, { failpoints: `${failpoint}=kill@${passage}` });
+  const { signal, errors } = await peer.ended(60_000);
+  expect({ failpoint, signal, errors }).toEqual({ failpoint, signal: 'SIGKILL', errors: '' });
+  const { begun, done } = readBatches(log);
+  expect([done, done + 1]).toContain(begun);
+  return { path, number: begun };
+}
+
+/** Which of the two states is it, after the batch or before? Anything else fails. */
+function happened(store: Store, number: number, what: string): boolean {
+  const found = stateOf(store);
+  if (differences(found, stateAfter(number, SIZE)).length === 0) return true;
+  expect(differences(found, stateAfter(number - 1, SIZE)).slice(0, 5), what).toEqual([]);
+  return false;
+}
+
+async function verify({ path, number }: Killed, what: string): Promise<boolean> {
+  const store = open(path, { create: false });
+  try {
+    const has = happened(store, number, what);
+    await expectInOrder(store, what);
+    expect(store.stats().owners.length, what).toBe(1);
+    return has;
+  } finally {
+    store.close();
+  }
+}
+
+function clean(folder: string): void {
+  rmSync(folder, { recursive: true });
+}
+
+test('a batch whose writer is killed has happened or not, at any point, and nobody else is held up', { timeout: 120_000 }, async () => {
+  const random = replayable('kill-batch');
+  const bystander = new Bystander();
+  const found: Record<string, boolean> = {};
+  for (const failpoint of [...before, ...after, ...within]) {
+    const folder = freshFolder();
+    const most = failpoint.startsWith('batch.') ? 20 : failpoint.startsWith('put.') || failpoint.startsWith('delete.') ? 100 : 5;
+    const path = join(folder, 'store');
+    await bystander.open(path);
+    const killed = await killAt(folder, failpoint, 1 + random.below(most));
+    expect(await bystander.around(performance.now()), failpoint).toBeLessThan(GO_ON);
+    await bystander.close();
+    found[failpoint] = await verify(killed, failpoint);
+    expectNothingLeftBehind(killed.path);
+    clean(folder);
+  }
+  await bystander.end();
+  for (const failpoint of before) expect({ failpoint, happened: found[failpoint] }).toEqual({ failpoint, happened: false });
+  for (const failpoint of after) expect({ failpoint, happened: found[failpoint] }).toEqual({ failpoint, happened: true });
+});
+
+/** Where the first one dies so that somebody passes each of the points of completion. */
+const completions: Record<string, string> = {
+  'note.found': 'batch.committed',
+  'put.written': 'batch.committed',
+  'put.tagged': 'batch.committed',
+  'put.published': 'batch.committed',
+  'put.counted': 'batch.segment',
+  'delete.published': 'batch.committed',
+  'note.applied': 'batch.applied',
+  'note.done': 'batch.segment',
+  'repair.counted': 'batch.committed',
+  'cleanup.noted': 'batch.committed',
+  'batch.closed': 'batch.published',
+  'cleanup.resolved': 'batch.closed',
+};
+
+test.for([
+  ['whoever completes a batch may be killed at any point of that, and the next one completes it', false],
+  ['the same when the control file was lost after the first kill', true],
+] as const)('%s', { timeout: 120_000 }, async ([name, losesControl]) => {
+  const random = replayable(name);
+  const missed: string[] = [];
+  for (const [second, first] of Object.entries(completions)) {
+    if (losesControl && (second === 'batch.closed' || second === 'cleanup.noted')) continue;
+    const folder = freshFolder();
+    const killed = await killAt(folder, first, 60 + random.below(20));
+    const { path } = killed;
+    for (let i = 0; i < 3; i++) {
+      if (losesControl) rmSync(`${path}.lock`, { force: true });
+      const { signal, code, errors } = await startPeer('opener', { path }, { failpoints: `${second}=kill` }).ended();
+      if (signal !== 'SIGKILL') expect({ second, code, errors }).toEqual({ second, code: 0, errors: '' });
+      // A later one may find nothing left to be done.
+      if (i === 0 && signal !== 'SIGKILL') missed.push(second);
+    }
+    expect(await verify(killed, `${first}, then ${second}`), `${first}, then ${second}`).toBe(true);
+    clean(folder);
+  }
+  expect(missed).toEqual([]);
+});
+
+test('what another process writes after a takeover is not overwritten by the rest of the batch', { timeout: 60_000 }, async () => {
+  const random = replayable('takeover');
+  for (const failpoint of ['batch.committed', 'batch.applied', 'batch.segment']) {
+    const folder = freshFolder();
+    const path = join(folder, 'store');
+    // Somebody has it open from before the kill, so that it takes over one segment after the other, and does not clean up at the open.
+    const store = open(path, { segmentSize: 65536 });
+    onTestFinished(() => store.close());
+    const { number } = await killAt(folder, failpoint, 2 + random.below(5));
+    const expected = stateAfter(number, SIZE);
+    const keys = [...new Set(operationsOf(number, SIZE).map(([key]) => key as string))];
+    // The write comes after the batch, whether it found the batch done or did it itself: a set, a deletion, an increment of it.
+    for (const [i, key] of keys.entries()) {
+      if (i % 3 === 0) store.set(key, 'newer');
+      else if (i % 3 === 1) store.delete(key);
+    }
+    const look = (by: Store) => {
+      for (const [i, key] of keys.entries()) {
+        if (i % 3 === 0) expect(by.get(key), `${failpoint} ${key}`).toBe('newer');
+        else if (i % 3 === 1) expect(by.get(key), `${failpoint} ${key}`).toBeUndefined();
+        else expect(by.has(key), `${failpoint} ${key}`).toBe(expected.has(key));
+      }
+    };
+    look(store);
+    const other = open(path);
+    look(other);
+    other.close();
+    await expectInOrder(store, failpoint);
+    store.close();
+  }
+});
+
+test('a batch is done once: not again when the one who took over dies after a newer write', { timeout: 60_000 }, async () => {
+  const path = join(freshFolder(), 'store');
+  const store = open(path, { segmentSize: 65536 });
+  onTestFinished(() => store.close());
+  store.set('key', 'old').set('gone', 'old');
+  // Both before the kill: an open would clean up. The heir's first write to pass the point is its own.
+  const heir = startPeer('holder', { path }, { failpoints: 'put.counted=kill' });
+  const victim = startPeer('holder', { path }, { failpoints: 'batch.applied=kill' });
+  for (const peer of [heir, victim]) expect(await peer.hear()).toBe('ready');
+  victim.say(['batch', [['key', 'from the batch']]]);
+  expect((await victim.ended()).signal).toBe('SIGKILL');
+  heir.say(['set', 'key', 'newer']);
+  expect((await heir.ended()).signal).toBe('SIGKILL');
+  expect(store.get('key')).toBe('newer');
+  // Whoever comes next repairs the segment after the heir, with the note of the batch still there.
+  store.set('key 2', 1);
+  for (let i = 0; i < 256; i++) store.set(`around ${i}`, i);
+  expect(store.get('key')).toBe('newer');
+  await expectInOrder(store, 'done once');
+});
+
+test('a writer that waits for a segment of a batch writes after the batch, also when the batch is killed', {
+  timeout: 60_000,
+}, async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const log = join(folder, 'log-batches');
+  const store = open(path, { segmentSize: 65536, lockTimeout: 100 });
+  onTestFinished(() => store.close());
+  const peer = startPeer('batches', { path, first: 1, last: 5000, log, size: SIZE }, { failpoints: 'batch.committed=stop@7' });
+  onTestFinished(() => peer.kill('SIGCONT'));
+  let locked: string | undefined;
+  for (let i = 0; locked === undefined && i < 1e6; i++) {
+    try {
+      store.set('1/last', 'waited');
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'ERR_STORE_LOCK_TIMEOUT', pid: peer.pid });
+      locked = '1/last';
+    }
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  const waiter = startPeer('holder', { path, options: { lockTimeout: 20_000 } });
+  expect(await waiter.hear()).toBe('ready');
+  waiter.say(['set', '1/last', 'waited']);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  peer.kill('SIGKILL');
+  const { at } = await peer.ended();
+  expect(await waiter.hear()).toBe('done');
+  expect(performance.now() - at).toBeLessThan(GO_ON);
+  expect(store.get('1/last')).toBe('waited');
+  waiter.say(['close']);
+  expect(await waiter.hear()).toBe('closed');
+  await waiter.ended();
+  const { begun } = readBatches(log);
+  store.set('1/k0', store.get('1/k0') ?? null);
+  const found = new Map(
+    [...store.entries({ prefix: '1/' })].filter(([key]) => key !== '1/last' && key !== '1/k0').map(([key, value]) => [key, value]),
+  );
+  const expected = stateAfter(begun, SIZE);
+  expected.delete('1/last');
+  expected.delete('1/k0');
+  expect([...found.keys()].sort()).toEqual([...expected.keys()].sort());
+  await expectInOrder(store, 'waited');
+});
+
+test('others that only read see the whole of a killed batch soon: a timer completes it', { timeout: 60_000 }, async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const store = open(path, { segmentSize: 65536 });
+  onTestFinished(() => store.close());
+  const { number } = await killAt(folder, 'batch.segment', 9);
+  const since = performance.now();
+  const expected = stateAfter(number, SIZE);
+  while (differences(stateOf(store), expected).length > 0) {
+    expect(performance.now() - since).toBeLessThan(GO_ON);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  await expectInOrder(store, 'completed by a timer');
+});
