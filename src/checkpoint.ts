@@ -17,7 +17,7 @@
 
 import { closedError } from './arguments.js';
 import { cleanDead, withSegment } from './cleanup.js';
-import { storeError, systemCode } from './errors.js';
+import { errnoName, fromSystemError, storeError, systemCode } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { encodeHeader, readHeader, writeHeader } from './header.js';
 import {
@@ -54,18 +54,39 @@ export function durableEpoch(session: Session): number {
   return Atomics.load(session.memory.fixed, C_DURABLE_EPOCH_WORD);
 }
 
+/** Has a sync failed since the machine was started? */
+export function isSuspect(session: Session): boolean {
+  return Atomics.load(session.memory.fixed, C_SYNC_ERROR_WORD) !== 0;
+}
+
 /** Throws ERR_STORE_SYNC_FAILED when a sync has failed since the machine was started. */
 export function refuseSuspect(session: Session): void {
   const errno = Atomics.load(session.memory.fixed, C_SYNC_ERROR_WORD);
   if (errno !== 0) throw syncFailed(session, errno);
 }
 
-export function syncFailed(session: Session, errno: number, cause?: unknown): Error {
+/** fdatasync of the data file, outside of a checkpoint. Its failure is everybody's, like that of a checkpoint. */
+export function syncOrSuspect(session: Session): void {
+  try {
+    native.syncData(session.memory.fd);
+  } catch (error) {
+    throw suspect(session, error);
+  }
+}
+
+/** Tells all of a failed sync; answers what to throw. */
+export function suspect(session: Session, error: unknown): unknown {
+  const errno = Math.abs((error as NodeJS.ErrnoException).errno ?? 1);
+  Atomics.compareExchange(session.memory.fixed, C_SYNC_ERROR_WORD, 0, errno);
+  return asSyncFailure(session, error);
+}
+
+function syncFailed(session: Session, errno: number, cause?: unknown): Error {
   return storeError(
     'ERR_STORE_SYNC_FAILED',
     session.path,
     'a sync of the store has failed; what was written since the last checkpoint may not be on the disk',
-    { errno, durableEpoch: durableEpoch(session) },
+    { errno: errnoName(errno), durableEpoch: durableEpoch(session) },
     'save what it holds to another disk ("mmapkv export"), look at the disk, then start the machine again',
     cause,
   );
@@ -241,7 +262,12 @@ function startSync(session: Session, epoch: number): Promise<void> {
   const { bytes, offset } = nextHeader(session, epoch);
   if (failpoint !== null) failpoint('checkpoint.drained');
   const [durable, value, error, lock] = commitWords(epoch);
-  const ending = native.commitDataAsync(fd, bytes, offset, fixed.buffer as ArrayBuffer, durable, value, error, lock);
+  let ending: Promise<void>;
+  try {
+    ending = native.commitDataAsync(fd, bytes, offset, fixed.buffer as ArrayBuffer, durable, value, error, lock);
+  } catch (failure) {
+    throw fromSystemError(failure, session.path, 'beginning a checkpoint');
+  }
   session.checkpoints++;
   return ending.catch((failure: unknown) => {
     throw asSyncFailure(session, failure);
@@ -250,6 +276,8 @@ function startSync(session: Session, epoch: number): Promise<void> {
 
 function asSyncFailure(session: Session, error: unknown): unknown {
   if (systemCode(error) === undefined) return error;
+  // The addon has not begun.
+  if ((error as NodeJS.ErrnoException).syscall === 'fcntl') return fromSystemError(error, session.path, 'beginning a checkpoint');
   return syncFailed(session, (error as NodeJS.ErrnoException).errno ?? 0, error);
 }
 
@@ -263,10 +291,13 @@ export function markLoose(session: Session): void {
   }
   try {
     const header = readHeader(fd, session.path, native.fileInfo(fd).size);
+    refuseSuspect(session);
+    // One copy of the header is on the disk, whatever becomes of the other.
+    syncOrSuspect(session);
     header.loose = true;
     header.sequence = (header.sequence + 1) | 0;
     writeHeader(fd, header);
-    native.syncData(fd);
+    syncOrSuspect(session);
   } finally {
     unlockCheckpoint(session);
   }
@@ -346,7 +377,7 @@ async function runCheckpoint(session: Session): Promise<void> {
 export function kickCheckpoint(session: Session): void {
   session.wantsCheckpoint = false;
   const now = performance.now();
-  if (now < session.kickAfter || Atomics.load(session.memory.fixed, C_SYNC_ERROR_WORD) !== 0 || !tryLock(session)) return;
+  if (now < session.kickAfter || isSuspect(session) || !tryLock(session)) return;
   try {
     const epoch = beginEpoch(session);
     drainNow(session, KICK_PATIENCE);

@@ -1,3 +1,5 @@
+import { constants } from 'node:os';
+
 /** Every code that a failure of a store can carry, and what its class of failure means. Stable: tests and users match on them. */
 export type StoreErrorCode =
   | 'ERR_STORE_NOT_FOUND'
@@ -64,6 +66,12 @@ export function storeError(
   return new StoreError(code, message, { path, facts, cause });
 }
 
+/** 'EIO' for 5. */
+export function errnoName(errno: number): string {
+  const found = Object.entries(constants.errno).find(([, number]) => number === Math.abs(errno));
+  return found === undefined ? String(errno) : found[0];
+}
+
 /** The code of a failed system call ('ENOSPC'), or undefined. */
 export function systemCode(error: unknown): string | undefined {
   const code = (error as { code?: unknown } | null)?.code;
@@ -74,7 +82,11 @@ export function systemCode(error: unknown): string | undefined {
 export function fromSystemError(error: unknown, path: string, doing: string): Error {
   if (error instanceof StoreError || !(error instanceof Error)) return error as Error;
   const code = systemCode(error);
-  const facts = { syscall: (error as NodeJS.ErrnoException).syscall, errno: code };
+  const { syscall } = error as NodeJS.ErrnoException;
+  const facts = { syscall, errno: code };
+  if (syscall === 'fdatasync' || syscall === 'fsync') {
+    return storeError('ERR_STORE_SYNC_FAILED', path, `a sync has failed (${doing})`, facts, 'look at the disk', error);
+  }
   switch (code) {
     case 'ENOENT':
       return storeError(

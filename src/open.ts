@@ -7,7 +7,7 @@
  *   who closes last     cleans up after the dead, syncs, and sets the clean mark
  */
 import { dirname } from 'node:path';
-import { checkpointNow, currentEpoch, endCheckpoints, markLoose, refuseSuspect } from './checkpoint.js';
+import { checkpointNow, currentEpoch, endCheckpoints, isSuspect, markLoose, refuseSuspect, syncOrSuspect } from './checkpoint.js';
 import { cleanDead, leaveEpoch, settle } from './cleanup.js';
 import { openControl } from './control.js';
 import { fromSystemError, storeError, systemCode } from './errors.js';
@@ -16,7 +16,6 @@ import { failpoint } from './failpoints.js';
 import { currentBootId, encodeHeader, type Header, readHeader, writeHeader } from './header.js';
 import {
   C_DURABLE_EPOCH_WORD,
-  C_SYNC_ERROR_WORD,
   DIRECTORY_ENTRIES_WORD,
   EXTENT_SIZE,
   HEADER_SIZE,
@@ -36,6 +35,7 @@ import {
   X_GENERATION_WORD,
 } from './layout.js';
 import { sessionsOfThread } from './lock.js';
+import { changeMark, takeMark } from './mark.js';
 import { corrupt, extentBase, extentWords, Memory, truncated } from './memory.js';
 import { type FileInfo, native, OpenFlag } from './native.js';
 import type { NormalizedOptions } from './options.js';
@@ -323,29 +323,33 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
 
 /** What the first to open a store does: puts it in order, and takes the clean mark away. Caller holds the open lock. */
 function begin(session: Session, header: Header, decision: Decision, controlId: string): void {
-  const { fd, fixed, words } = session.memory;
+  const { fixed, words } = session.memory;
   // The header stays as it is until recovery is done: if this one is killed or refuses, the next open must recover again.
   recoverStore(session, header, decision);
   if (failpoint !== null) failpoint('open.recovered');
   const isTight = session.options.durability !== 'none';
+  if (isSuspect(session)) {
+    // What is on the disk nobody knows. The durable epoch stays what it was when the sync failed, and so does the header.
+    if (!isTight && !header.loose) refuseSuspect(session);
+    if (header.clean) takeMark(session, header, 2);
+    return;
+  }
+  // Whoever was killed in a checkpoint may have written a header that is not on the disk yet: not both at once.
+  if (decision !== 'go on') syncOrSuspect(session);
   if (session.recovery !== undefined || (header.loose && isTight)) {
     // All that is there now becomes a checkpoint, of which the header below tells.
     if (session.recovery === undefined) cleanDead(session);
     header.durableEpoch = currentEpoch(session);
     Atomics.store(words[0]!, R_EPOCH_WORD, header.durableEpoch + 1);
     header.loose = false;
-    native.syncData(fd);
+    syncOrSuspect(session);
     if (failpoint !== null) failpoint('open.synced');
   }
   header.loose ||= !isTight;
   header.controlId = controlId;
-  header.clean = false;
   header.epoch = currentEpoch(session);
-  header.sequence = (header.sequence + 1) | 0;
   header.extentCount = session.memory.limit;
-  writeHeader(fd, header);
-  if (failpoint !== null) failpoint('open.marked');
-  native.syncData(fd);
+  takeMark(session, header, 1);
   // Not before: a header that was not synced may have named an epoch which a power loss would take back.
   Atomics.store(fixed, C_DURABLE_EPOCH_WORD, header.durableEpoch);
 }
@@ -401,7 +405,12 @@ function leave(session: Session, path: string): void {
     header.extentCount = Atomics.load(root, R_EXTENT_COUNT_WORD);
     writeHeader(fd, header);
     if (failpoint !== null) failpoint('close.marked');
-    syncOrSuspect(session);
+    try {
+      syncOrSuspect(session);
+    } catch (error) {
+      changeMark(session, header, false);
+      throw error;
+    }
   } catch {
     // What could not be left in order, the next open finds and repairs: the clean mark is not set.
   } finally {
@@ -411,16 +420,6 @@ function leave(session: Session, path: string): void {
     } finally {
       if (isHeld) native.unlock(fd, OPEN_LOCK_BYTE, 1);
     }
-  }
-}
-
-function syncOrSuspect(session: Session): void {
-  const { fd, fixed } = session.memory;
-  try {
-    native.syncData(fd);
-  } catch (error) {
-    Atomics.compareExchange(fixed, C_SYNC_ERROR_WORD, 0, (error as NodeJS.ErrnoException).errno ?? -1);
-    throw error;
   }
 }
 

@@ -13,7 +13,7 @@ import { replayable } from '../support/random.js';
 const points: [string, number][] = [
   ['open.claimed', 1],
   ['recovery.found', 1],
-  ['recovery.segment', 12],
+  ['recovery.segment', 8],
   ['recovery.directory', 1],
   ['recovery.root', 1],
   ['open.recovered', 1],

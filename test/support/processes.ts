@@ -90,15 +90,16 @@ export interface PeerOptions {
   /** MMAPKV_FAILPOINTS of the peer. */
   failpoints?: string | undefined;
   nodeOptions?: string[];
+  env?: Record<string, string>;
   /** Run the peer by this shell command, where "$@" stands for node and its arguments. */
   shell?: string;
 }
 
 /** Starts a process. It is killed, if it still lives, when the test ends. */
-export function startPeer(name: string, params: object, { failpoints, nodeOptions = [], shell }: PeerOptions = {}): Peer {
+export function startPeer(name: string, params: object, { failpoints, nodeOptions = [], env: more = {}, shell }: PeerOptions = {}): Peer {
   const command = [process.execPath, ...nodeOptions, peerPath(name), JSON.stringify(params)];
   const [file, ...args] = shell === undefined ? command : ['/bin/sh', '-c', shell, 'sh', ...command];
-  const env: NodeJS.ProcessEnv = { ...process.env };
+  const env: NodeJS.ProcessEnv = { ...process.env, ...more };
   delete env.MMAPKV_FAILPOINTS;
   if (failpoints !== undefined) env.MMAPKV_FAILPOINTS = failpoints;
   const child = spawn(file!, args, { stdio: ['pipe', 'pipe', 'pipe'], env });

@@ -1,0 +1,37 @@
+// Opens the store and calls what it is asked to: ['set', 'key', 'value'] is store.set('key', 'value'). Answers { value }
+// or what was thrown. A few more words: 'open', 'fill', 'all', 'many syncs'.
+import { deaf, hear, open, params, say } from '../../support/peer.mjs';
+
+let store;
+
+const words = {
+  open(options) {
+    store = open(params.path, options ?? params.options ?? {});
+  },
+  /** Entries PREFIX0 to PREFIX(count - 1), each of `size` characters beginning with `text`. */
+  fill(prefix, count, size, text) {
+    for (let i = 0; i < count; i++) store.set(`${prefix}${i}`, `${text} ${i} `.padEnd(size, '.'));
+  },
+  /** Everything in the store, sorted by key. */
+  all: () => [...store].sort(([a], [b]) => (a < b ? -1 : 1)),
+  /** What becomes of several at once. */
+  'many syncs': async (count) => {
+    const results = await Promise.allSettled(Array.from({ length: count }, () => store.sync()));
+    return results.map(({ status, reason }) => (status === 'rejected' ? reason.code : status));
+  },
+};
+
+if (params.options !== null) words.open();
+say('ready');
+for (let message = await hear(); message !== undefined; message = await hear()) {
+  const [word, ...args] = message;
+  try {
+    const value = await (word in words ? words[word](...args) : store[word](...args));
+    say({ value: value === store ? null : (value ?? null) });
+  } catch (error) {
+    const { name, code, message: text, errno, cause } = error;
+    say({ name, code, text, errno, cause: cause && { code: cause.code, syscall: cause.syscall } });
+  }
+}
+store?.close();
+deaf();
