@@ -17,6 +17,7 @@ import {
   INDEX_LIST_0_WORD,
   INDEX_LIST_1_WORD,
   INDEX_LIST_COUNT,
+  INLINE_INDEX_BITS,
   INLINE_INDEX_WORD,
   K_EPOCH_WORD,
   K_SIZES_WORD,
@@ -62,7 +63,7 @@ import { clearIndexExtent } from './rebuild.js';
 import { checksumHolds, fitsExtent, keyIndex, keySizeOf, payloadIndex, recordWordsAt, sequenceOf, unitsOf } from './record.js';
 import { valueExtents } from './retire.js';
 import type { Session } from './session.js';
-import { indexExtentCount, indexFor } from './table.js';
+import { indexExtentCount, usableSlots } from './table.js';
 import { makeView } from './view.js';
 
 /** What the log of a segment has to offer. */
@@ -210,8 +211,7 @@ export function rebuildSegment(session: Session, found: Found, live: Uint8Array,
   for (let slot = 0; slot <= mask; slot++) if (places[slot]! > 0) count++;
   const logCount = Math.max(1, (end + EXTENT_UNIT_MASK) >>> EXTENT_UNIT_SHIFT);
   const isBare = words[base + S_LOG_START_WORD] !== LOG_START_INLINE;
-  const wanted = indexFor(count);
-  const index = isBare && (wanted & INDEX_INLINE_BIT) !== 0 ? INDEX_EXTENT_SHIFT : wanted;
+  const index = smallestIndex(count, isBare);
   words.fill(0, base + INDEX_LIST_0_WORD, base + INDEX_LIST_0_WORD + INDEX_LIST_COUNT);
   words.fill(0, base + INDEX_LIST_1_WORD, base + INDEX_LIST_1_WORD + INDEX_LIST_COUNT);
   if ((index & INDEX_INLINE_BIT) !== 0) words.fill(0, base + INLINE_INDEX_WORD, base + 2 * LOG_START_INLINE);
@@ -268,6 +268,15 @@ export function rebuildSegment(session: Session, found: Found, live: Uint8Array,
   words[base + S_REPLACED_EPOCH_WORD] = 0;
   words[base + X_GENERATION_WORD] = (words[base + X_GENERATION_WORD]! | 1) + 1;
   return count;
+}
+
+/** No larger than the one that the segment had at the checkpoint, so that there is space for it. */
+function smallestIndex(count: number, isBare: boolean): number {
+  const inline = INLINE_INDEX_BITS | INDEX_INLINE_BIT;
+  if (!isBare && count <= usableSlots(inline)) return inline;
+  let bits = INDEX_EXTENT_SHIFT;
+  while (count > usableSlots(bits)) bits++;
+  return bits;
 }
 
 /** Fills the table with the place of the newest record of each key that was not deleted. */
