@@ -129,10 +129,23 @@ export function encodeHeader(header: Header): Int32Array {
 
 /** Reads both copies and returns the newer one that holds. */
 export function readHeader(fd: number, path: string, size: number): Header {
-  const notAStore = (what: string, facts: Record<string, string | number>) =>
-    storeError('ERR_STORE_NOT_A_STORE', path, what, facts, 'check the path: the file was left as it is');
   const words = new Int32Array((2 * HEADER_SIZE) / 4);
   const bytes = native.readFile(fd, new Uint8Array(words.buffer), 0);
+  return newestHeader(words, bytes, path, size);
+}
+
+/** Which of the two copies do not hold. */
+export function damagedCopies(words: Int32Array): number[] {
+  return [0, 1].filter((i) => {
+    const copy = words.subarray((i * HEADER_SIZE) / 4, ((i + 1) * HEADER_SIZE) / 4);
+    return copy[H_MAGIC_WORD] !== HEADER_MAGIC_0 || checksumOf(copy) !== copy[H_CHECKSUM_WORD];
+  });
+}
+
+/** Of both copies the newer one that holds; `bytes` is how many of them the file has. */
+export function newestHeader(words: Int32Array, bytes: number, path: string, size: number): Header {
+  const notAStore = (what: string, facts: Record<string, string | number>) =>
+    storeError('ERR_STORE_NOT_A_STORE', path, what, facts, 'check the path: the file was left as it is');
   const copies = [words.subarray(0, HEADER_SIZE / 4), words.subarray(HEADER_SIZE / 4)];
   const isOurs = (copy: Int32Array) => copy[H_MAGIC_WORD] === HEADER_MAGIC_0 && copy[H_MAGIC_WORD + 1] === HEADER_MAGIC_1;
   const ours = copies.filter(isOurs);

@@ -5,17 +5,32 @@ import { extentBase, extentWords } from './memory.js';
 import type { Session } from './session.js';
 
 /** What can be wrong. */
-export type ProblemCode = 'DIRECTORY' | 'SEGMENT' | 'INDEX' | 'LOG' | 'RECORD' | 'VALUE' | 'COUNT' | 'FREE_LIST' | 'LEAK' | 'UNREADABLE';
+export type ProblemCode =
+  | 'HEADER'
+  | 'DIRECTORY'
+  | 'SEGMENT'
+  | 'INDEX'
+  | 'LOG'
+  | 'RECORD'
+  | 'VALUE'
+  | 'COUNT'
+  | 'FREE_LIST'
+  | 'LEAK'
+  | 'UNREADABLE';
 
 export interface Problem {
   code: ProblemCode;
   message: string;
   /** The key it concerns, as text. */
   key?: string;
-  /** Head extent of the segment, or the extent itself. */
+  /** The extent where it is. */
   extent?: number;
+  /** Byte within the extent. */
+  offset?: number;
   /** Byte in the data file. */
   address?: number;
+  /** Head extent of the segment that it is part of. */
+  segment?: number;
 }
 
 export interface CheckReport {

@@ -175,6 +175,42 @@ describe('export and import', () => {
   });
 });
 
+describe('export --salvage', () => {
+  test('saves what is good of a file that cannot be opened, tells on standard error, and leaves it as it is', async () => {
+    const folder = newFolder();
+    const store = open(folder.file('s'));
+    for (let i = 0; i < 500; i++) store.set(`key ${i}`, `value ${i}`);
+    store.set(Buffer.from([255]), new Date(5), hour);
+    store.close();
+    expect(await folder.run('export', 's', '--salvage', 'good')).toMatchObject({ code: 0, out: '', err: 'mmapkv: 501 entries are good\n' });
+    const sorted = (text: string) =>
+      text
+        .replace(/"ttl":\d+/g, '')
+        .split('\n')
+        .sort();
+    expect(sorted(readFileSync(folder.file('good'), 'utf8'))).toEqual(sorted((await folder.run('export', 's')).out));
+
+    const bytes = readFileSync(folder.file('s'));
+    bytes[bytes.indexOf('value 77')]! ^= 1;
+    bytes.fill(0, 0, 32_768);
+    writeFileSync(folder.file('s'), bytes);
+    expect(await folder.run('export', 's')).toMatchObject({ code: 3, err: failure('ERR_STORE_NOT_A_STORE') });
+    const saved = await folder.run('export', 's', '--salvage');
+    expect(saved.code).toBe(4);
+    expect(saved.err).toMatch(/^mmapkv: HEADER: copy 0 of the header is damaged \(address=0\)$/m);
+    expect(saved.err).toMatch(/^mmapkv: LOG: records are damaged \(extent=\d+, offset=\d+, segment=\d+, address=\d+\)$/m);
+    expect(saved.err).toMatch(/^mmapkv: 500 entries are good; 4 problems: HEADER 2, LOG 1, RECORD 1$/m);
+    expect(readFileSync(folder.file('s')).equals(bytes)).toBe(true);
+    expect(await folder.runWith({ input: saved.out }, 'import', 't')).toMatchObject({ code: 0, out: '500 imported\n', err: '' });
+    const found = contents(folder.file('t'));
+    expect(found.get('ff')![0]).toEqual(new Date(5));
+    expect(found.has(Buffer.from('key 77').toString('hex'))).toBe(false);
+    expect((await folder.run('export', 's', '--salvage', '--prefix', 'key 49')).out.trimEnd().split('\n')).toHaveLength(11);
+    expect(await folder.run('export', 's', '--doubtful')).toMatchObject({ code: 2 });
+    expect(await folder.run('export', 'absent', '--salvage')).toMatchObject({ code: 3, err: failure('ERR_STORE_NOT_FOUND') });
+  });
+});
+
 describe('lines of JSON', () => {
   const bad = [
     '{"key":"a","value":1}',

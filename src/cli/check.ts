@@ -6,10 +6,11 @@
  */
 
 import { StoreError } from '../errors.js';
-import type { CheckReport } from '../report.js';
+import type { CheckReport, Problem } from '../report.js';
 import { open, type Store } from '../store.js';
 import { type Command, Exit, storeWord } from './command.js';
-import { isTerminal, writeError, writeOut } from './output.js';
+import { writeError, writeOut } from './output.js';
+import { showProgress } from './progress.js';
 import { openToRead } from './stores.js';
 
 export const check: Command = {
@@ -19,7 +20,8 @@ export const check: Command = {
   words: [storeWord],
   options: [['--json', 'as one line of JSON']],
   async run([path], options) {
-    const onProgress = (await isTerminal(2)) ? showProgress : undefined;
+    const progress = await showProgress('checking', 1000);
+    const onProgress = (share: number) => progress.update(Math.floor(share * 1000));
     let report: CheckReport;
     try {
       report = await checkPath(path!, onProgress);
@@ -31,14 +33,14 @@ export const check: Command = {
       writeError(`mmapkv: ${error.code}: ${error.message}\n`);
       return Exit.problems;
     } finally {
-      if (onProgress !== undefined) writeError('\r\x1b[K');
+      progress.stop();
     }
     writeOut(options['json'] === true ? `${JSON.stringify(report)}\n` : describe(report));
     return report.ok ? Exit.done : Exit.problems;
   },
 };
 
-async function checkPath(path: string, onProgress: ((share: number) => void) | undefined): Promise<CheckReport> {
+async function checkPath(path: string, onProgress: (share: number) => void): Promise<CheckReport> {
   const first = openToRead(path);
   let report: CheckReport;
   let inUse: boolean;
@@ -66,17 +68,15 @@ function isDamage(error: unknown): error is StoreError {
   return error instanceof StoreError && (error.code === 'ERR_STORE_CORRUPT' || error.code === 'ERR_STORE_TRUNCATED');
 }
 
-function showProgress(share: number): void {
-  const width = 40;
-  writeError(`\rchecking [${'#'.repeat(Math.floor(share * width)).padEnd(width)}] ${Math.floor(share * 100)} %`);
+/** A problem on one line. */
+export function describeProblem({ code, message, ...place }: Problem): string {
+  const where = Object.entries(place).map(([name, value]) => `${name}=${JSON.stringify(value)}`);
+  return `${code}: ${message}${where.length === 0 ? '' : ` (${where.join(', ')})`}`;
 }
 
 function describe(report: CheckReport): string {
   const what = `${report.entries} entries in ${report.segments} segments`;
   if (report.ok) return `ok: ${what}\n`;
-  const lines = report.problems.map(({ code, message, ...place }) => {
-    const where = Object.entries(place).map(([name, value]) => `${name}=${JSON.stringify(value)}`);
-    return `${code}: ${message}${where.length === 0 ? '' : ` (${where.join(', ')})`}\n`;
-  });
+  const lines = report.problems.map((problem) => `${describeProblem(problem)}\n`);
   return `${lines.join('')}${report.problems.length + report.omitted} problems; ${what} are in order\n`;
 }

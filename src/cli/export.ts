@@ -1,9 +1,11 @@
 /** mmapkv export: every entry as a line that import takes back. */
 import { closeSync, openSync, statSync } from 'node:fs';
+import { type SalvageReport, salvage } from '../salvage.js';
 import type { Store } from '../store.js';
+import { describeProblem } from './check.js';
 import { type Command, Exit, storeWord, UsageError } from './command.js';
 import { entryLine } from './entries.js';
-import { isTerminal, Output } from './output.js';
+import { isTerminal, Output, writeError } from './output.js';
 import { type Progress, showProgress } from './progress.js';
 import { openToRead } from './stores.js';
 
@@ -12,11 +14,18 @@ export const exportEntries: Command = {
   about: 'write all entries as lines of JSON, which import takes back',
   details: `Each line is {"key":..,"value":..}, of an entry that expires with "ttl" (ms left) and "expiresAt" (ms since 1970), too.
 Keys that are not UTF-8 are {"$bytes":"<base64>"}; see "mmapkv put --help" for the values that JSON lacks.
+With --salvage the file is not opened as a store, so it may be damaged in any way; nobody should have it open.
 Other processes may go on writing: an entry that is there all the time comes exactly once, as it is at that moment.`,
   words: [storeWord, ['[file]', 'where to write; standard output when it is missing or "-"']],
-  options: [['--prefix <text>', 'only keys that begin with this']],
+  options: [
+    ['--prefix <text>', 'only keys that begin with this'],
+    ['--salvage', 'read a damaged file as it is: write what is provably good, count the rest; exit code 4 if something is not good'],
+    ['--doubtful', 'with --salvage: write whole records, too, that may have been replaced or deleted by lost ones'],
+  ],
   async run([path, file], options) {
     const prefix = typeof options['prefix'] === 'string' ? options['prefix'] : undefined;
+    if (options['salvage'] === true) return salvageTo(path!, file, prefix, options['doubtful'] === true);
+    if (options['doubtful'] === true) throw new UsageError('--doubtful goes with --salvage');
     const store = openToRead(path!);
     try {
       await toOutput(file, [store.path], async (output, progress) => writeEntries(store, prefix, output, progress));
@@ -26,6 +35,49 @@ Other processes may go on writing: an entry that is there all the time comes exa
     }
   },
 };
+
+/** Problems that are shown one by one. */
+const MOST_SHOWN = 50;
+
+async function salvageTo(path: string, file: string | undefined, prefix: string | undefined, doubtful: boolean): Promise<number> {
+  let report: SalvageReport | undefined;
+  const start = prefix === undefined ? undefined : Buffer.from(prefix);
+  await toOutput(file, [path], async (output, show) => {
+    const progress = await show(1000);
+    const entries = salvage(path, { doubtful, onProgress: (share) => progress.update(Math.floor(share * 1000)) });
+    for (let step = entries.next(); ; step = entries.next()) {
+      if (step.done === true) {
+        report = step.value;
+        return;
+      }
+      const { key, value, expiresAt, stored } = step.value;
+      if (start !== undefined && !key.subarray(0, start.length).equals(start)) continue;
+      for (const piece of entryLine(key, value, expiresAt, () => stored)) output.write(piece);
+    }
+  });
+  writeError(summary(report!));
+  return report!.ok ? Exit.done : Exit.problems;
+}
+
+function summary({ entries, expired, newer, checkpoint, problems, counts }: SalvageReport): string {
+  const lines = problems.slice(0, MOST_SHOWN).map((problem) => describeProblem(problem));
+  const total = Object.values(counts).reduce((sum, count) => sum + count, 0);
+  if (total > lines.length) lines.push(`and ${total - lines.length} more`);
+  const notes = [
+    `${entries} entries are good`,
+    ...(expired > 0 ? [`${expired} expired ones left out`] : []),
+    ...(checkpoint !== undefined ? [`as of checkpoint ${checkpoint}`] : []),
+    ...(newer > 0 ? [`${newer} newer records left out`] : []),
+    ...(total > 0
+      ? [
+          `${total} problems: ${Object.entries(counts)
+            .map(([code, count]) => `${code} ${count}`)
+            .join(', ')}`,
+        ]
+      : []),
+  ];
+  return [...lines, notes.join('; ')].map((line) => `mmapkv: ${line}\n`).join('');
+}
 
 /** Opens FILE (or standard output) and hands it to `write`; nothing is opened over one of the files `kept`. */
 export async function toOutput(

@@ -1,0 +1,396 @@
+/**
+ * Salvage: what is provably good in a damaged file, read without opening it as a store, and without changing it.
+ *
+ * Nothing is trusted but what a checksum covers. Root, directory and lists of extents are not looked at; heads are found by
+ * looking at each extent (salvage-heads.ts), records by walking their logs (salvage-log.ts); a large value counts if the
+ * checksum of its content holds, whatever else is said of its extents. Of each key the newest record counts, as for recovery: of the
+ * last checkpoint when the store was not closed and this is another boot or a copy of the file, else of now. What is
+ * missing is counted by code and named by place.
+ */
+import { isUtf8 } from 'node:buffer';
+import { DecodeError, decodeValue } from './codec.js';
+import { fromSystemError, StoreError, storeError } from './errors.js';
+import { checksumWords, xxh32Words } from './hash.js';
+import { currentBootId, damagedCopies, type Header, newestHeader } from './header.js';
+import {
+  EXTENT_HEADER_SIZE,
+  EXTENT_HEADER_UNITS,
+  EXTENT_HEADER_WORDS,
+  EXTENT_PAYLOAD_SIZE,
+  EXTENT_SIZE,
+  EXTENT_UNIT_MASK,
+  EXTENT_UNIT_SHIFT,
+  EXTENT_UNITS,
+  FLAG_LARGE,
+  HEADER_SIZE,
+  K_TYPE_WORD,
+  LARGE_CHECKSUM_WORD,
+  LARGE_COUNT_WORD,
+  LARGE_HEADER_WORDS,
+  LARGE_LISTS_WORD,
+  LARGE_SIZE_WORD,
+  LOG_LIST_COUNT,
+  LOG_LIST_WORD,
+  LOG_START_BARE,
+  LOG_START_INLINE,
+  MAX_RECORD_SIZE,
+  MAX_VALUE_SIZE,
+  S_LOG_COUNT_WORD,
+  S_LOG_START_WORD,
+  S_TAIL_WORD,
+  TYPE_MASK,
+  UNIT_SIZE,
+  VALUE_LIST_PAIRS,
+} from './layout.js';
+import { expiryOf, payloadIndex, payloadSizeOf } from './record.js';
+import { type CheckReport, type Problem, type ProblemCode, Report } from './report.js';
+import { SalvageFile } from './salvage-file.js';
+import { type Area, type ChosenHead, Cover, chooseHeads, type LogFound, type Scan, scanHeads } from './salvage-heads.js';
+import { type LogPart, type LogRecord, looseSlots, type ReadLog, readLog, readSlots, type Slots } from './salvage-log.js';
+
+export interface SalvagedEntry {
+  key: Buffer;
+  value: unknown;
+  /** ms since 1970; undefined: never. */
+  expiresAt: number | undefined;
+  /** The bytes that the file holds for the value. */
+  stored: Buffer;
+}
+
+export interface SalvageReport extends CheckReport {
+  /** Problems by code, those that are not listed included. */
+  counts: Partial<Record<ProblemCode, number>>;
+  /** Entries left out because they have expired. */
+  expired: number;
+  /** Whole records left out because they are newer than the last checkpoint. */
+  newer: number;
+  /** Epoch of the checkpoint whose state this is; undefined: the state of now. */
+  checkpoint: number | undefined;
+}
+
+class Salvage extends Report implements SalvageReport {
+  counts: Partial<Record<ProblemCode, number>> = {};
+  expired = 0;
+  newer = 0;
+  checkpoint: number | undefined;
+  override add(code: ProblemCode, message: string, place: Omit<Problem, 'code' | 'message'> = {}): void {
+    this.counts[code] = (this.counts[code] ?? 0) + 1;
+    super.add(code, message, place);
+  }
+}
+
+export interface SalvageOptions {
+  /** Take whole records, too, that may have been replaced or deleted by ones that are lost. */
+  doubtful?: boolean;
+  /** Told how far it is, 0 to 1. */
+  onProgress?: (share: number) => void;
+}
+
+/** Yields each entry that is provably good; returns what is not. */
+export function* salvage(path: string, options: SalvageOptions = {}): Generator<SalvagedEntry, SalvageReport> {
+  let file: SalvageFile;
+  try {
+    file = new SalvageFile(path);
+  } catch (error) {
+    throw fromSystemError(error, path, 'opening the file');
+  }
+  try {
+    return yield* salvageFile(file, options);
+  } finally {
+    file.close();
+  }
+}
+
+function* salvageFile(file: SalvageFile, options: SalvageOptions): Generator<SalvagedEntry, SalvageReport> {
+  const report = new Salvage();
+  const { header, isSure } = lookAtHeader(file, report);
+  const durable = header !== undefined && isSure ? durableEpoch(file, header, report) : Number.POSITIVE_INFINITY;
+  if (durable !== Number.POSITIVE_INFINITY) report.checkpoint = durable;
+  const scan = scanHeads(file, durable);
+  if (header === undefined && scan.sound.size === 0 && scan.logs.size === 0)
+    throw storeError(
+      'ERR_STORE_NOT_A_STORE',
+      file.path,
+      'there is nothing of a mmapkv store in the file',
+      { size: file.size },
+      'check the path',
+    );
+  const missing = header === undefined ? 0 : header.extentCount * EXTENT_SIZE - file.size;
+  if (missing > 0) report.add('UNREADABLE', `the file ends early: ${missing} bytes are missing`, { address: file.size });
+  const cover = new Cover();
+  const chosen = chooseHeads(scan.heads, cover);
+  const context: Context = { file, report, durable, seed: header?.hashSeed, scan, takesDoubtful: options.doubtful === true };
+  report.segments = chosen.length;
+  let done = 0;
+  for (const one of chosen) {
+    if (one.head.isDoubtful) report.add('SEGMENT', 'a segment does not say clearly that it is in use', { extent: one.head.extent });
+    yield* segmentEntries(context, one);
+    options.onProgress?.(++done / chosen.length);
+  }
+  yield* remains(context, cover, new Set(chosen.map(({ head }) => head.extent)));
+  if (file.unreadable > 0) report.add('UNREADABLE', `the disk did not give ${file.unreadable} pages of 4 KiB`);
+  return report;
+}
+
+interface Context {
+  file: SalvageFile;
+  report: Salvage;
+  durable: number;
+  /** Of the hash of keys; undefined: the header is lost. */
+  seed: number | undefined;
+  scan: Scan;
+  takesDoubtful: boolean;
+}
+
+// ---- The header ------------------------------------------------------------------------------------------------------
+
+/** The newest copy of the header that holds; undefined: none does. `isSure`: it says which checkpoint was the last. */
+function lookAtHeader(file: SalvageFile, report: Salvage): { header: Header | undefined; isSure: boolean } {
+  const words = new Int32Array((2 * HEADER_SIZE) / 4);
+  file.read(new Uint8Array(words.buffer), 0);
+  const damaged = damagedCopies(words);
+  let header: Header | undefined;
+  try {
+    header = newestHeader(words, Math.min(file.size, words.byteLength), file.path, file.size);
+  } catch (error) {
+    // Of a version that no checksum vouches for nothing is said.
+    if (!(error instanceof StoreError) || (error.code === 'ERR_STORE_FORMAT' && damaged.length < 2)) throw error;
+  }
+  for (const copy of damaged) report.add('HEADER', `copy ${copy} of the header is damaged`, { address: copy * HEADER_SIZE });
+  return { header, isSure: header !== undefined && damaged.length === 0 };
+}
+
+/** The epoch whose state counts, as an open would decide it (recovery.ts); Infinity: what is there now. */
+function durableEpoch(file: SalvageFile, header: Header, report: Salvage): number {
+  const isSameBoot = header.bootId === currentBootId() && header.device === file.device && header.inode === file.inode;
+  if (header.clean || isSameBoot) return Number.POSITIVE_INFINITY;
+  if (!header.loose) return header.durableEpoch;
+  report.add('HEADER', "the store was in use with durability 'none': what is there may be of different moments", { address: 0 });
+  return Number.POSITIVE_INFINITY;
+}
+
+// ---- Segments --------------------------------------------------------------------------------------------------------
+
+/** The parts of a segment's log: those that its list and they themselves name. */
+function logParts({ file, scan, report }: Context, head: number, logStart: number): LogPart[] {
+  const words = file.extent(head)!;
+  const found = new Map<number, LogFound>();
+  for (const one of scan.logs.get(head) ?? []) {
+    if (!found.has(one.ordinal) || words[LOG_LIST_WORD + one.ordinal] === one.extent) found.set(one.ordinal, one);
+  }
+  const count = words[S_LOG_COUNT_WORD]!;
+  let last = 0;
+  for (const ordinal of found.keys()) last = Math.max(last, ordinal);
+  if (count > 0 && count <= LOG_LIST_COUNT && words[LOG_LIST_WORD + count - 1]! > 0) last = Math.max(last, count - 1);
+  const parts: LogPart[] = [{ ordinal: 0, extent: head, start: logStart }];
+  for (let ordinal = 1; ordinal <= last; ordinal++) {
+    const listed = words[LOG_LIST_WORD + ordinal]!;
+    const known = found.get(ordinal)?.extent ?? 0;
+    // One that does not say what it is may still hold records.
+    const extent = known !== 0 ? known : listed > 0 && listed < file.count ? listed : 0;
+    if (extent === 0) report.add('LOG', `extent ${ordinal} of the log of a segment is lost`, { extent: listed, segment: head });
+    parts.push({ ordinal, extent, start: EXTENT_HEADER_UNITS, isUnsure: known === 0 });
+  }
+  return parts;
+}
+
+function logStart(words: Int32Array): number {
+  return words[S_LOG_START_WORD] === LOG_START_INLINE ? LOG_START_INLINE : LOG_START_BARE;
+}
+
+function* segmentEntries(context: Context, { head, areas }: ChosenHead): Generator<SalvagedEntry> {
+  const words = context.file.extent(head.extent)!;
+  const parts = logParts(context, head.extent, logStart(words));
+  yield* logEntries(context, head.extent, parts, readSlots(context.file, head.extent), words[S_TAIL_WORD]!, areas);
+}
+
+/** The entries of a log; `head` 0: nothing is left but parts of the log. */
+function* logEntries(
+  context: Context,
+  head: number,
+  parts: readonly LogPart[],
+  slots: Slots | undefined,
+  tailWord: number,
+  areas: readonly Area[] | undefined,
+): Generator<SalvagedEntry> {
+  const { file, report, durable, seed } = context;
+  const isNow = durable === Number.POSITIVE_INFINITY;
+  const tail = isNow ? (head === 0 || tailWord < 0 ? Number.POSITIVE_INFINITY : tailWord) : -1;
+  // A write happened when its slot says so.
+  const decided = (place: number, deleted: number | undefined) =>
+    slots === undefined || (deleted === undefined ? slots.has(place) : !slots.has(deleted));
+  const isProved = (place: number, key: string) => seed !== undefined && slots?.get(place) === hashOf(Buffer.from(key, 'latin1'), seed);
+  const log = readLog(file, parts, durable, tail, decided, isProved);
+  report.newer += log.newer;
+  let damagedUpTo = -1;
+  for (const { place, message, extent, offset } of log.damages) {
+    if (extent !== 0) report.add('LOG', message, { extent, offset, segment: head, address: extent * EXTENT_SIZE + offset });
+    damagedUpTo = Math.max(damagedUpTo, place);
+  }
+  // Does the log end where it seems to? An extent of which half is left would have taken any further record.
+  const isOpen = EXTENT_UNITS - (log.end & EXTENT_UNIT_MASK) < MAX_RECORD_SIZE / UNIT_SIZE || (log.end & EXTENT_UNIT_MASK) === 0;
+  if (isNow && tail !== log.end && isOpen) damagedUpTo = Number.POSITIVE_INFINITY;
+  if (isNow && tail !== Number.POSITIVE_INFINITY && tail > log.end && log.damages.length === 0)
+    report.add('LOG', 'the log of a segment ends before the place that its head names', { extent: head, segment: head });
+  if (!isNow && head === 0 && isOpen && log.newer === 0) damagedUpTo = Number.POSITIVE_INFINITY;
+  if (isNow && slots !== undefined) {
+    for (const place of slots.keys()) {
+      if (log.places.has(place)) continue;
+      const extent = parts[place >>> EXTENT_UNIT_SHIFT]?.extent ?? 0;
+      const where = { extent, offset: (place & EXTENT_UNIT_MASK) * 8, segment: head };
+      if (isKnown(log, place, tail)) {
+        report.add('INDEX', 'a slot refers to a place where no record begins', where);
+      } else {
+        // Wherever the log seems to end, it does not: that record is lost.
+        report.add('RECORD', 'an entry is lost: its record is damaged', where);
+        damagedUpTo = Math.max(damagedUpTo, (place & ~EXTENT_UNIT_MASK) + EXTENT_UNITS);
+      }
+    }
+  }
+  const isWanted = (key: Buffer, place: number): boolean => {
+    if (areas === undefined) return true;
+    const hash = slots?.get(place) ?? (seed === undefined ? undefined : hashOf(key, seed));
+    return hash === undefined || areas.some(({ prefix, depth }) => ((hash ^ prefix) & (2 ** depth - 1)) === 0);
+  };
+  for (const [text, found] of log.newest) {
+    const key = Buffer.from(text, 'latin1');
+    if (!isWanted(key, found.place)) continue;
+    if (found.place < damagedUpTo && slots?.has(found.place) !== true) {
+      report.add('RECORD', 'a record may have been replaced or deleted by one that is lost', placeOf(found, head, key));
+      if (!context.takesDoubtful) continue;
+    }
+    const entry = readEntry(context, found, head, key);
+    if (entry === undefined) continue;
+    report.entries++;
+    yield entry;
+  }
+}
+
+/** Is it known what stands at this place of the log? */
+function isKnown(log: ReadLog, place: number, tail: number): boolean {
+  const end = log.ends.get(place >>> EXTENT_UNIT_SHIFT);
+  if (end === undefined || log.damages.some((damage) => damage.place > (place & ~EXTENT_UNIT_MASK))) return false;
+  return place < end || (place >= tail && log.end === tail);
+}
+
+function placeOf({ extent, record }: LogRecord, segment: number, key: Buffer): Omit<Problem, 'code' | 'message'> {
+  const name = isUtf8(key) ? key.toString() : key.toString('latin1');
+  return { key: name, extent, offset: record * 4, address: extent * EXTENT_SIZE + record * 4, segment };
+}
+
+function hashOf(key: Buffer, seed: number): number {
+  const words = new Int32Array((key.length + 3) >>> 2);
+  new Uint8Array(words.buffer).set(key);
+  return xxh32Words(words, key.length, seed);
+}
+
+/** What is left where no head's checksum holds: logs whose head is damaged or gone. */
+function* remains(context: Context, cover: Cover, chosen: ReadonlySet<number>): Generator<SalvagedEntry> {
+  const { file, report, scan } = context;
+  const areas = cover.uncovered({ prefix: 0, depth: 0 });
+  if (areas.length === 0) return;
+  const share = areas.reduce((sum, { depth }) => sum + 2 ** -depth, 0);
+  report.add('SEGMENT', `the segments for ${(100 * share).toPrecision(3)} % of all keys are lost, but for what is left of their logs`, {});
+  const damaged = new Set(scan.damaged);
+  const heads = new Set([...scan.damaged, ...[...scan.logs.keys()].filter((head) => !scan.sound.has(head))]);
+  for (const head of [...heads].sort((a, b) => a - b)) {
+    if (chosen.has(head)) continue;
+    const words = file.extent(head);
+    if (damaged.has(head) && words !== undefined) {
+      report.add('SEGMENT', 'the header of a segment is damaged', { extent: head });
+      const parts = logParts(context, head, logStart(words));
+      yield* logEntries(context, head, parts, readSlots(file, head), words[S_TAIL_WORD]!, areas);
+      continue;
+    }
+    const parts = new Map<number, number>();
+    // Of two that say the same nobody knows which one it is.
+    for (const { ordinal, extent } of scan.logs.get(head) ?? []) parts.set(ordinal, parts.has(ordinal) ? 0 : extent);
+    const list: LogPart[] = [];
+    for (let ordinal = 0; ordinal <= Math.max(...parts.keys()); ordinal++)
+      list.push({ ordinal, extent: parts.get(ordinal) ?? 0, start: EXTENT_HEADER_UNITS });
+    yield* logEntries(context, 0, list, looseSlots(file, scan.indexes.get(head) ?? []), -1, areas);
+  }
+}
+
+// ---- Values ----------------------------------------------------------------------------------------------------------
+
+function readEntry({ file, report }: Context, found: LogRecord, head: number, key: Buffer): SalvagedEntry | undefined {
+  const words = file.extent(found.extent)!;
+  const { record } = found;
+  const expiry = expiryOf(words, record);
+  if (expiry <= Date.now()) {
+    report.expired++;
+    return undefined;
+  }
+  const type = words[record + K_TYPE_WORD]!;
+  const place = () => placeOf(found, head, key);
+  const payload = payloadIndex(words, record);
+  const size = payloadSizeOf(words, record);
+  let bytes: Buffer;
+  if ((type & FLAG_LARGE) !== 0) {
+    const large = readLarge(file, words, payload, size);
+    if (typeof large === 'string') {
+      report.add('VALUE', large, place());
+      return undefined;
+    }
+    bytes = large;
+  } else {
+    bytes = Buffer.from(words.slice(payload, payload + ((size + 3) >>> 2)).buffer, 0, size);
+  }
+  try {
+    const numbers = bytes.byteOffset === 0 && bytes.length <= 16 ? new Int32Array(bytes.buffer, 0, bytes.buffer.byteLength >>> 2) : NONE;
+    const value = decodeValue(type & TYPE_MASK, bytes, numbers, 0, bytes.length);
+    return { key, value, expiresAt: expiry === Number.POSITIVE_INFINITY ? undefined : expiry, stored: bytes };
+  } catch (error) {
+    if (!(error instanceof DecodeError)) throw error;
+    report.add('VALUE', `a value cannot be read: ${error.message}`, place());
+    return undefined;
+  }
+}
+
+const NONE = new Int32Array(4);
+
+/** The bytes of a large value, or what is wrong with it. */
+function readLarge(file: SalvageFile, words: Int32Array, payload: number, payloadSize: number): Buffer | string {
+  const size = words[payload + LARGE_SIZE_WORD]! >>> 0;
+  const count = words[payload + LARGE_COUNT_WORD]! >>> 0;
+  const listCount = words[payload + LARGE_LISTS_WORD]! >>> 0;
+  const listed = listCount === 0 ? count : listCount;
+  const tailSize = payloadSize - (LARGE_HEADER_WORDS + 2 * listed) * 4;
+  const room = count * EXTENT_PAYLOAD_SIZE;
+  const isPossible =
+    payloadSize >= LARGE_HEADER_WORDS * 4 &&
+    size <= MAX_VALUE_SIZE &&
+    count <= file.count &&
+    tailSize >= 0 &&
+    (listCount === 0 || listCount === Math.ceil(count / VALUE_LIST_PAIRS)) &&
+    (tailSize === 0 ? size <= room && size > room - EXTENT_PAYLOAD_SIZE : size === room + tailSize);
+  if (!isPossible) return 'a large value does not have the size that its record says';
+  const first = payload + LARGE_HEADER_WORDS;
+  const extents = (from: Int32Array, at: number, length: number) => Array.from({ length }, (_, i) => from[at + 2 * i]!);
+  let all = extents(words, first, listed);
+  if (listCount > 0) {
+    const lists = all;
+    all = [];
+    for (const extent of lists) {
+      const list = extent > 0 ? file.extent(extent) : undefined;
+      if (list === undefined) return `the list of a large value is lost: extent ${extent}`;
+      all.push(...extents(list, EXTENT_HEADER_WORDS, Math.min(VALUE_LIST_PAIRS, count - all.length)));
+    }
+  }
+  const value = Buffer.allocUnsafeSlow(size);
+  let sum = 0;
+  let at = 0;
+  for (const extent of all) {
+    const part = extent > 0 ? file.extent(extent) : undefined;
+    if (part === undefined) return `an extent of a large value is lost: ${extent}`;
+    const length = Math.min(EXTENT_PAYLOAD_SIZE, size - at);
+    value.set(new Uint8Array(part.buffer, EXTENT_HEADER_SIZE, length), at);
+    sum = checksumWords(part, EXTENT_HEADER_WORDS, (length + 3) >>> 2, sum);
+    at += length;
+  }
+  if (sum !== words[payload + LARGE_CHECKSUM_WORD]) return 'the checksum of a large value does not hold';
+  const tail = (first + 2 * listed) * 4;
+  value.set(new Uint8Array(words.buffer, tail, tailSize), at);
+  return value;
+}
