@@ -37,7 +37,7 @@ export const PROFILES = {
     keys: 200,
     sizes: [20, 4000],
     large: [40_000, 90_000],
-    weights: { set: 60, setLarge: 3, remove: 10, sync: 3, reopen: 3 },
+    weights: { set: 60, setLarge: 3, remove: 10, batch: 2, sync: 3, reopen: 3 },
   },
   batches: {
     steps: 300,
@@ -53,7 +53,7 @@ export const PROFILES = {
     keys: 60,
     sizes: [20, 5000],
     large: [40_000, 150_000],
-    weights: { set: 60, setLarge: 8, remove: 12, touch: 3, sync: 3, later: 1 },
+    weights: { set: 60, setLarge: 8, remove: 12, touch: 3, batch: 2, sync: 3, later: 1 },
   },
   /** Three processes at once, some of which are killed. */
   peers: {
@@ -62,7 +62,7 @@ export const PROFILES = {
     keys: 150,
     sizes: [20, 6000],
     large: [40_000, 150_000],
-    weights: { set: 60, setLarge: 2, remove: 8, sync: 8, later: 3 },
+    weights: { set: 60, setLarge: 2, remove: 8, batch: 4, sync: 8, later: 3 },
   },
 };
 
@@ -182,8 +182,7 @@ export class Workload {
 
   batch() {
     const changes = new Map();
-    const batch = this.store.batch?.();
-    if (batch === undefined) return;
+    const batch = this.store.batch();
     const count = 1 + this.random.below(this.random.below(4) === 0 ? 60 : 8);
     for (let i = 0; i < count; i++) {
       if (this.random.below(4) === 0) {
