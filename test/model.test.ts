@@ -178,6 +178,31 @@ const operations: Operation[] = [
   ],
   [
     4,
+    'batch',
+    (run, key) => {
+      const batch = run.store.batch();
+      const last = new Map<string, () => void>();
+      const count = 1 + run.random.below(run.random.below(10) === 0 ? 60 : 8);
+      for (let i = 0; i < count; i++) {
+        const one = i === 0 ? key : run.random.pick(run.keys);
+        if (run.random.below(3) === 0) {
+          batch.delete(one);
+          last.set(nameOf(one), () => run.removed(one));
+        } else {
+          const value = run.value();
+          const [options, expires] = run.ttl();
+          batch.set(one, value, options);
+          last.set(nameOf(one), () => run.wrote(one, value, expires));
+        }
+      }
+      expect(batch.size).toBe(count);
+      batch.commit();
+      expect(batch.size).toBe(0);
+      for (const note of last.values()) note();
+    },
+  ],
+  [
+    4,
     'add',
     (run, key) => {
       const value = run.value();

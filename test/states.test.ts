@@ -29,6 +29,7 @@ const removals: Record<string, (store: Store) => unknown> = {
   delete: (store) => store.delete('a'),
   deleteMany: (store) => store.deleteMany(['a', 'b']),
   clear: (store) => store.clear(),
+  'batch of deletions': (store) => store.batch().delete('a').delete('b').commit(),
 };
 const large = 'x'.repeat(2 * mib);
 const writes: Record<string, (store: Store, value: unknown) => unknown> = {
@@ -40,6 +41,7 @@ const writes: Record<string, (store: Store, value: unknown) => unknown> = {
   update: (store, value) => store.update('a', () => value),
   getOrInsert: (store, value) => store.getOrInsert('new', value),
   getOrInsertComputed: (store, value) => store.getOrInsertComputed('new', () => value),
+  batch: (store, value) => store.batch().set('a', value).set('new', value).commit(),
 };
 const smallWrites: Record<string, (store: Store) => unknown> = {
   increment: (store) => store.increment('counter'),
@@ -134,6 +136,8 @@ const keyed: Record<string, (store: Store, key: never) => unknown> = {
   touch: (store, key) => store.touch(key, 1),
   delete: (store, key) => store.delete(key),
   deleteMany: (store, key) => store.deleteMany([key]),
+  'batch set': (store, key) => store.batch().set(key, 1),
+  'batch delete': (store, key) => store.batch().delete(key),
 };
 
 test.each(Object.keys(keyed))('%s takes no wrong key', (name) => {
@@ -174,6 +178,13 @@ const wrong: [string, (store: Store) => unknown, typeof TypeError | typeof Range
     ['a ttl out of range', (store) => store.set('a', 1, { ttl }), RangeError],
     ['touch out of range', (store) => store.touch('a', ttl), RangeError],
   ]),
+  ...[undefined, () => 1, Symbol('x')].map((value): (typeof wrong)[number] => [
+    `batch set of ${typeof value}`,
+    (store) => store.batch().set('b', value as never),
+    TypeError,
+  ]),
+  ['batch set with a ttl of a wrong type', (store) => store.batch().set('a', 1, { ttl: 'x' as never }), TypeError],
+  ['batch set with a ttl out of range', (store) => store.batch().set('a', 1, 0), RangeError],
   ['touch by text', (store) => store.touch('a', '1' as never), TypeError],
   ['increment by text', (store) => store.increment('c', '1' as never), TypeError],
   ['increment of text', (store) => store.increment('a'), TypeError],
@@ -199,6 +210,18 @@ test.each(wrong)('%s is refused before anything is touched', (_name, call, type)
   expect(thrownBy(() => call(store))).toBeInstanceOf(type);
   expect([...store]).toEqual([['a', 'text']]);
   store.close();
+});
+
+test('a batch that was made before its store closed takes nothing more and commits nothing', () => {
+  const path = freshPath();
+  const store = open(path);
+  const batch = store.batch().set('a', 1);
+  store.close();
+  for (const call of [() => batch.set('b', 1), () => batch.delete('b'), () => batch.commit()])
+    expect(thrownBy(call)).toMatchObject({ code: 'ERR_STORE_CLOSED', path });
+  const again = open(path);
+  expect(again.size).toBe(0);
+  again.close();
 });
 
 test('a misspelt option of open is answered with the right spelling, and no file is made', () => {

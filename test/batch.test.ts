@@ -1,0 +1,242 @@
+/** batch(): what it does when nobody dies. (test/processes/kill-batch.test.ts: when somebody does.) */
+import { join } from 'node:path';
+import { afterAll, expect, test } from 'vitest';
+import { open, type Store, type StoreOptions } from '../dist/index.js';
+import { freshFolder, freshPath, thrownBy } from './support/native-harness.js';
+import { replayable } from './support/random.js';
+import { nameOf, randomKeys, randomValue } from './support/values.js';
+
+const opened: Store[] = [];
+afterAll(() => {
+  for (const store of opened) store.close();
+});
+
+function fresh(options: StoreOptions = {}): Store {
+  const store = open(freshPath('store'), options);
+  opened.push(store);
+  return store;
+}
+
+test('nothing is to be seen before commit(), everything after it, and the batch is empty then', () => {
+  const store = fresh();
+  store.set('old', 1).set('gone', 2);
+  const batch = store.batch();
+  expect(batch.set('new', 'text').set('old', 3).delete('gone').delete('never there')).toBe(batch);
+  expect(batch.size).toBe(4);
+  expect([...store].sort()).toEqual([
+    ['gone', 2],
+    ['old', 1],
+  ]);
+  batch.commit();
+  expect([...store].sort()).toEqual([
+    ['new', 'text'],
+    ['old', 3],
+  ]);
+  expect(batch.size).toBe(0);
+  store.set('old', 4);
+  batch.commit();
+  expect(store.get('old')).toBe(4);
+  batch.set('again', true).commit();
+  expect(store.get('again')).toBe(true);
+});
+
+test('the last operation of a key counts, be the key a string or its bytes', () => {
+  const store = fresh();
+  store.set('b', 'old').set('c', 'old');
+  const batch = store.batch().set('a', 1).set(Buffer.from('a'), 2).set('b', 1).delete(Buffer.from('b')).delete('c').set('c', 'set again');
+  expect(batch.size).toBe(6);
+  batch.commit();
+  expect([store.get('a'), store.get('b'), store.get('c'), store.size]).toEqual([2, undefined, 'set again', 2]);
+});
+
+test('a value is what it was when it was given to the batch, large ones too', () => {
+  const store = fresh();
+  const object = { list: [1] };
+  const bytes = Buffer.alloc(300, 1);
+  const large = Buffer.alloc(200_000, 1);
+  const batch = store.batch().set('object', object).set('bytes', bytes).set('large', large);
+  object.list.push(2);
+  bytes.fill(2);
+  large.fill(2);
+  batch.commit();
+  expect(store.get('object')).toEqual({ list: [1] });
+  expect(store.get('bytes')).toEqual(Buffer.alloc(300, 1));
+  expect((store.get('large') as Buffer).equals(Buffer.alloc(200_000, 1))).toBe(true);
+});
+
+test('a getter in a value may use the store and other batches', () => {
+  const store = fresh();
+  const other = store.batch();
+  const value = {
+    get now() {
+      other.set('by the getter', 1).commit();
+      return store.get('by the getter');
+    },
+  };
+  store.batch().set('key', value).set('key 2', 2).commit();
+  expect([...store.keys()].sort()).toEqual(['by the getter', 'key', 'key 2']);
+  expect(store.get('key')).toEqual({ now: 1 });
+});
+
+test("a ttl begins with set(), and the store's own one counts where none is given", () => {
+  const store = fresh({ ttl: 1e6 });
+  store.batch().set('own', 1, 5e6).set('object', 1, { ttl: 3e6 }).set('default', 1).set('short', 1, 1).commit();
+  const until = Date.now() + 2;
+  while (Date.now() <= until);
+  expect(store.get('short')).toBeUndefined();
+  for (const [key, ttl] of [
+    ['own', 5e6],
+    ['object', 3e6],
+    ['default', 1e6],
+  ] as const) {
+    const left = store.getRemainingTTL(key)!;
+    expect(left).toBeLessThanOrEqual(ttl);
+    expect(left).toBeGreaterThan(ttl - 60_000);
+  }
+});
+
+test('clear() forgets what was given to the batch, not what is in the store', () => {
+  const store = fresh();
+  store.set('a', 1);
+  const batch = store.batch().set('b', 1).delete('a').set('large', 'x'.repeat(100_000));
+  batch.clear();
+  batch.commit();
+  expect([...store]).toEqual([['a', 1]]);
+});
+
+test('versions rise, and compareAndSet with one from before a batch fails', () => {
+  const store = fresh();
+  store.set('a', 1);
+  const { version } = store.getEntry('a')!;
+  store.batch().set('a', 1).commit();
+  expect(store.getEntry('a')!.version).toBeGreaterThan(version);
+  expect(store.compareAndSet('a', version, 2)).toBe(false);
+});
+
+const hashes: [string, StoreOptions['hash'] | undefined][] = [
+  ['the hash', undefined],
+  ['a constant hash', () => 77],
+  ['few hashes', (key) => key.reduce((sum, byte) => (sum + byte) % 5, 0)],
+  ['hashes that differ in their high bits alone', (key) => (Buffer.from(key).reduce((sum, byte) => (sum * 31 + byte) | 0, 7) << 22) | 5],
+];
+
+test.each(hashes)('random batches do what they do to a Map, with %s', { timeout: 60_000 }, async (name, hash) => {
+  const random = replayable(`batches, ${name}`);
+  const options: StoreOptions = { segmentSize: random.pick([65_536, 65_536, 1_048_576]), ...(hash === undefined ? {} : { hash }) };
+  const path = join(freshFolder(), 'store');
+  const stores = [open(path, options), open(path, options)];
+  opened.push(...stores);
+  const keys = randomKeys(random, hash === undefined ? 800 : 200);
+  const model = new Map<string, unknown>();
+  const rounds = Number(process.env.MMAPKV_STEPS ?? 60);
+  for (let round = 0; round < rounds; round++) {
+    const batch = random.pick(stores).batch();
+    const count = random.below(random.pick([5, 50, 500]));
+    const most = random.pick([200, 2000, 40_000, 100_000]);
+    for (let i = 0; i < count; i++) {
+      const key = random.pick(keys);
+      if (random.below(4) === 0) {
+        batch.delete(key);
+        model.delete(nameOf(key));
+      } else {
+        const value = randomValue(random, count > 50 ? Math.min(most, 2000) : most);
+        batch.set(key, value);
+        model.set(nameOf(key), value);
+      }
+    }
+    batch.commit();
+    if (round % 10 === 9) {
+      const left = new Map(model);
+      for (const [key, value] of random.pick(stores).entries({ as: 'buffer' })) {
+        expect(value).toEqual(left.get(key.toString('latin1')));
+        left.delete(key.toString('latin1'));
+      }
+      expect([...left.keys()]).toEqual([]);
+      expect((await random.pick(stores).check()).problems).toEqual([]);
+    }
+  }
+});
+
+test('batches of 100,000 operations work, into an empty store, over what is there, and to remove it', { timeout: 60_000 }, async () => {
+  const store = fresh({ segmentSize: 262_144 });
+  const count = 100_000;
+  const batch = store.batch();
+  for (const round of [1, 2]) {
+    for (let i = 0; i < count; i++) batch.set(`key ${i}`, `${round} ${i} `.padEnd(60));
+    batch.commit();
+    expect(store.size).toBe(count);
+    for (let i = 0; i < count; i += 97) expect(store.get(`key ${i}`)).toBe(`${round} ${i} `.padEnd(60));
+    expect((await store.check()).problems).toEqual([]);
+  }
+  // Segments are split beforehand, and so small enough afterwards.
+  const { segments, fileSize } = store.stats();
+  expect(segments).toBeGreaterThan(16);
+  expect(fileSize).toBeLessThan(6 * count * 100);
+  for (let i = 0; i < count; i++) batch.delete(`key ${i}`);
+  batch.commit();
+  expect(store.size).toBe(0);
+  expect((await store.check()).problems).toEqual([]);
+});
+
+test('steady batches over the same keys do not let the file grow without end', async () => {
+  const store = fresh({ segmentSize: 65_536 });
+  const overwrite = () => {
+    const batch = store.batch();
+    for (let i = 0; i < 2000; i++) batch.set(`key ${i}`, 'v'.repeat(400));
+    batch.commit();
+  };
+  for (let round = 0; round < 20; round++) overwrite();
+  const before = store.stats().fileSize;
+  for (let round = 0; round < 60; round++) overwrite();
+  expect(store.stats().fileSize).toBeLessThan(before * 1.7);
+  expect((await store.check()).problems).toEqual([]);
+});
+
+test('a batch that does not fit throws ERR_STORE_FULL, changes nothing, and can be committed when there is room', async () => {
+  const store = fresh({ maxSize: 4 * 2 ** 20, segmentSize: 65_536 });
+  for (let i = 0; i < 900; i++) store.set(`fill ${i}`, 'x'.repeat(1500));
+  const contents = [...store].sort();
+  const batch = store.batch().set('fill 1', 'small').delete('fill 2').set('large', Buffer.alloc(300_000, 1));
+  for (let i = 0; i < 500; i++) batch.set(`new ${i}`, 'y'.repeat(1500));
+  for (let round = 0; round < 3; round++) {
+    expect(thrownBy(() => batch.commit())).toMatchObject({ code: 'ERR_STORE_FULL' });
+    expect([...store].sort()).toEqual(contents);
+    expect((await store.check()).problems).toEqual([]);
+  }
+  expect(batch.size).toBe(503);
+  // It is not only whole: it can be written to.
+  store.set('fill 1', 'as before').delete('fill 3');
+  store.clear();
+  batch.commit();
+  expect(store.size).toBe(502);
+  expect(store.get('fill 1')).toBe('small');
+  expect((store.get('large') as Buffer).length).toBe(300_000);
+  expect((await store.check()).problems).toEqual([]);
+});
+
+test('a batch of deletions works in a full store', async () => {
+  const store = fresh({ maxSize: 2 ** 20 });
+  let count = 0;
+  expect(
+    thrownBy(() => {
+      for (;;) store.set(`fill ${count++}`, 'x'.repeat(1000));
+    }),
+  ).toMatchObject({ code: 'ERR_STORE_FULL' });
+  const batch = store.batch();
+  for (let i = 0; i < count; i++) batch.delete(`fill ${i}`);
+  batch.commit();
+  expect(store.size).toBe(0);
+  store.set('again', 1);
+  expect((await store.check()).problems).toEqual([]);
+});
+
+test('two stores of one process share nothing of their batches', () => {
+  const [a, b] = [fresh(), fresh()];
+  const [first, second] = [a.batch().set('x', 'a'), b.batch().set('x', 'b')];
+  second.set('y', 'b');
+  first.set('y', 'a');
+  second.commit();
+  expect(a.size).toBe(0);
+  first.commit();
+  expect([a.get('x'), a.get('y'), b.get('x'), b.get('y')]).toEqual(['a', 'a', 'b', 'b']);
+});
