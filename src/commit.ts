@@ -123,6 +123,7 @@ export function commitOperations(session: Session, operations: Operations): void
     if (failpoint !== null) failpoint('batch.attached');
     unreserveExtents(session, note.extents);
     session.sets += operations.sets;
+    finished(session, true);
   } catch (error) {
     if (isPublished || (note !== undefined && isCommitted(session, note))) {
       finishLater(session);
@@ -134,7 +135,6 @@ export function commitOperations(session: Session, operations: Operations): void
     }
     throw error;
   }
-  finished(session, true);
   session.busy = false;
 }
 
