@@ -203,6 +203,8 @@ interface Opened {
   info: FileInfo;
   header: Header;
   isSameFile: boolean;
+  /** The header is that of another file: this is a copy of it. */
+  isCopy: boolean;
 }
 
 function readIdentity(path: string, fd: number): Opened {
@@ -213,7 +215,7 @@ function readIdentity(path: string, fd: number): Opened {
   const header = readHeader(fd, path, info.size);
   if (info.size < header.extentCount * EXTENT_SIZE) throw truncated(path, info.size, header.extentCount * EXTENT_SIZE);
   const isSameFile = header.bootId === currentBootId() && header.device === BigInt(info.device) && header.inode === BigInt(info.inode);
-  return { info, header, isSameFile };
+  return { info, header, isSameFile, isCopy: header.inode !== BigInt(info.inode) };
 }
 
 /** Maps the file. The root is believed unless a recovery is to make it anew. */
@@ -303,7 +305,7 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
     session = startSession(path, memory, opened, options, isRecovering);
     if (!claimOwner(session)) throw noOwnerSlot(path);
     if (failpoint !== null) failpoint('open.claimed');
-    if (!inUse) begin(session, header, decision, control.id);
+    if (!inUse) begin(session, opened, decision, control.id);
     else if (options.durability === 'none' && !header.loose) markLoose(session);
     const owned = session;
     session.makeDurable = (epoch) => checkpointNow(owned, epoch);
@@ -322,10 +324,10 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
 }
 
 /** What the first to open a store does: puts it in order, and takes the clean mark away. Caller holds the open lock. */
-function begin(session: Session, header: Header, decision: Decision, controlId: string): void {
+function begin(session: Session, { header, isCopy }: Opened, decision: Decision, controlId: string): void {
   const { fixed, words } = session.memory;
   // The header stays as it is until recovery is done: if this one is killed or refuses, the next open must recover again.
-  recoverStore(session, header, decision);
+  recoverStore(session, header, decision, isCopy);
   if (failpoint !== null) failpoint('open.recovered');
   const isTight = session.options.durability !== 'none';
   if (isSuspect(session)) {

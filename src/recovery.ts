@@ -103,9 +103,9 @@ export function decide(found: Circumstances): Decision {
 export const recoveryProgress: { report: ((share: number) => void) | undefined } = { report: undefined };
 
 /** Caller holds the open lock, and nobody has the store open. */
-export function recoverStore(session: Session, header: Header, decision: Decision): void {
+export function recoverStore(session: Session, header: Header, decision: Decision, isCopy: boolean): void {
   if (decision === 'repair') cleanEveryOwner(session);
-  else if (decision === 'recover') session.recovery = recoverToCheckpoint(session, header.durableEpoch);
+  else if (decision === 'recover') session.recovery = recoverToCheckpoint(session, header.durableEpoch, isCopy);
   else if (decision === 'empty') session.recovery = empty(session, header.durableEpoch);
 }
 
@@ -113,7 +113,7 @@ export function recoverStore(session: Session, header: Header, decision: Decisio
 const EPOCH_GAP = 1000;
 const EPOCH_LIMIT = 2 ** 24;
 
-function recoverToCheckpoint(session: Session, durable: number): Recovery {
+function recoverToCheckpoint(session: Session, durable: number, isCopy: boolean): Recovery {
   const started = performance.now();
   const { memory } = session;
   const count = memory.limit;
@@ -130,6 +130,8 @@ function recoverToCheckpoint(session: Session, durable: number): Recovery {
     dropped += found.dropped;
     recoveryProgress.report?.((0.5 * i) / heads.length);
   });
+  const newest = founds.reduce((most, found) => Math.max(most, found.newestEpoch), newestEpoch(session, count, durable));
+  if (isCopy && newest > durable + 1) throw copiedTooLong(session, durable, newest);
   if (failpoint !== null) failpoint('recovery.found');
   const pool = new Pool(session, used);
   let entries = 0;
@@ -142,10 +144,23 @@ function recoverToCheckpoint(session: Session, durable: number): Recovery {
   });
   writeDirectory(session, heads, depth, live, pool);
   if (failpoint !== null) failpoint('recovery.directory');
-  const newest = founds.reduce((most, found) => Math.max(most, found.newestEpoch), newestEpoch(session, count, durable));
   writeRoot(session, depth, live, newest + EPOCH_GAP);
   if (failpoint !== null) failpoint('recovery.root');
   return { outcome: 'checkpoint', epoch: durable, entries, dropped, redone: 0, duration: performance.now() - started };
+}
+
+/**
+ * A page of a crashed store is of an instant after its last sync; one of a copy is of the instant at which it was copied.
+ * If a checkpoint ended meanwhile, space that the copied header's checkpoint needs may have been reused before it was copied.
+ */
+function copiedTooLong(session: Session, durable: number, newest: number): Error {
+  return storeError(
+    'ERR_STORE_CORRUPT',
+    session.path,
+    'the file is a copy of a store in use, and checkpoints went on while it was copied: it may lack parts of any of them',
+    { durableEpoch: durable, newestEpoch: newest },
+    'copy it with "mmapkv backup", or while nobody has it open',
+  );
 }
 
 /** The heads of the segments that the checkpoint had. */

@@ -1,10 +1,11 @@
 /** Checkpoints: what a copy of the file, which is what a power loss leaves at best, holds after them; and who makes them. */
-import { copyFileSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, copyFileSync, openSync, readFileSync, readSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, type Store, type StoreOptions } from '../dist/index.js';
 import { DECISIONS, decide } from '../dist/recovery.js';
 import { freshFolder, startPeer, until } from './support/processes.js';
+import { replayable } from './support/random.js';
 
 const NEVER = 3_600_000;
 
@@ -32,7 +33,7 @@ test.for(['sync', 'syncNow'] as const)('what was written before %s is in a copy 
   const opened = copy();
   expect([...opened.entries()].map(([key]) => key).sort()).toEqual(['changed', 'deleted', 'kept', 'large']);
   expect(opened.get('changed')).toBe('before');
-  expect(opened.getBinary('large')).toEqual(Buffer.alloc(300_000, 1));
+  expect(opened.getBinary('large')!.equals(Buffer.alloc(300_000, 1))).toBe(true);
   expect(opened.stats().recovery).toMatchObject({ outcome: 'checkpoint', entries: 4, redone: 0 });
   expect(opened.stats().recovery!.dropped).toBeGreaterThan(3);
   expect((await opened.check()).problems).toEqual([]);
@@ -103,7 +104,7 @@ test('what somebody wrote who closed, or died, is seen to by the others', async 
 
 test('a checkpoint goes on though its process does nothing else but write', () => {
   const { store } = newStore({ segmentSize: 65536 });
-  for (let i = 0; store.stats().durableEpoch! < 3; i++) {
+  for (let i = 0; i % 1000 !== 0 || store.stats().durableEpoch! < 3; i++) {
     store.set(`key ${i % 20_000}`, `${i} `.repeat(20));
     if (i > 5e6) throw new Error('no checkpoint');
   }
@@ -221,4 +222,65 @@ test('the control file may be deleted when nobody has the store open, after a ki
   await again.sync();
   expect((await again.check()).problems).toEqual([]);
   again.close();
+});
+
+test('a copy made while checkpoints go on is the state of one, or refused', () => {
+  const dice = replayable('copies in use');
+  const { path, store } = newStore({ segmentSize: 65536 });
+  const states = new Map<number, Map<string, string>>();
+  const model = new Map<string, string>();
+  const churn = (count: number) => {
+    for (let i = 0; i < count; i++) {
+      const key = `key ${dice.below(800)}`;
+      if (dice.below(3) === 0) {
+        store.delete(key);
+        model.delete(key);
+      } else {
+        const value = dice.below(50) === 0 ? key.repeat(10_000) : `${i} `.repeat(dice.below(100));
+        store.set(key, value);
+        model.set(key, value);
+      }
+    }
+  };
+  const checkpoint = () => {
+    store.syncNow();
+    states.set(store.stats().durableEpoch!, new Map(model));
+  };
+  churn(3000);
+  checkpoint();
+  const outcomes = { recovered: 0, refused: 0 };
+  for (let round = 0; round < 30; round++) {
+    const copy = `${path} ${round}`;
+    const from = openSync(path, 'r');
+    const to = openSync(copy, 'w', 0o600);
+    const chunk = Buffer.alloc(65536);
+    // Some of the copies are made at once, others over several checkpoints.
+    const pause = [0, 0, 10, 40][round % 4]!;
+    for (let at = 0, read = 1; read > 0; at += read) {
+      read = readSync(from, chunk, 0, chunk.length, at);
+      writeSync(to, chunk, 0, read, at);
+      if (dice.below(100) < pause) {
+        churn(300);
+        checkpoint();
+      } else if (dice.below(10) === 0) churn(20);
+    }
+    closeSync(from);
+    closeSync(to);
+    try {
+      const opened = open(copy);
+      const expected = states.get(opened.stats().recovery!.epoch);
+      expect(expected).toBeDefined();
+      expect(opened.size).toBe(expected!.size);
+      expect([...expected!].filter(([key, value]) => opened.get(key) !== value)).toEqual([]);
+      opened.close();
+      outcomes.recovered++;
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'ERR_STORE_CORRUPT' });
+      outcomes.refused++;
+    }
+    rmSync(copy);
+    churn(100);
+    checkpoint();
+  }
+  expect(Math.min(outcomes.recovered, outcomes.refused)).toBeGreaterThan(3);
 });

@@ -1,7 +1,9 @@
 /** Opens the image of a crash with the real code and says what is wrong with it. */
 import { rmSync, writeFileSync } from 'node:fs';
-import { readHeader } from '../../dist/header.js';
+import { checksumWords } from '../../dist/hash.js';
+import { putBigint, putId, readHeader } from '../../dist/header.js';
 import { open } from '../../dist/index.js';
+import { H_BOOT_ID_WORD, H_CHECKSUM_WORD, H_INODE_WORD, HEADER_MAGIC_0, HEADER_SIZE } from '../../dist/layout.js';
 import { native } from '../../dist/native.js';
 
 import { makeBytes } from './crash-history.mjs';
@@ -16,9 +18,35 @@ export function writeImage(path, recording, plan, random, staleControl) {
   const control = buildControl(staleControl, plan, random);
   for (const suffix of ['', '.lock', '.redo']) rmSync(path + suffix, { force: true });
   writeFileSync(path, data, { flag: 'wx', mode: 0o600 });
+  reboot(path);
   if (control !== undefined) writeFileSync(`${path}.lock`, control, { mode: 0o600 });
   if (redo !== undefined) writeFileSync(`${path}.redo`, redo, { mode: 0o600 });
   return data;
+}
+
+/** As after a reboot: the headers name this very file, and another boot. A copy of a file would be looked at more strictly. */
+function reboot(path) {
+  const fd = native.openFile(path, 1, 0);
+  try {
+    const { inode } = native.fileInfo(fd);
+    for (let copy = 0; copy < 2; copy++) {
+      const words = new Int32Array(HEADER_SIZE / 4);
+      const bytes = new Uint8Array(words.buffer);
+      native.readFile(fd, bytes, copy * HEADER_SIZE);
+      const checksum = () => {
+        words[H_CHECKSUM_WORD] = 0;
+        return checksumWords(words, 0, words.length, HEADER_MAGIC_0);
+      };
+      const stored = words[H_CHECKSUM_WORD];
+      if (checksum() !== stored) continue;
+      putBigint(words, H_INODE_WORD, BigInt(inode));
+      putId(words, H_BOOT_ID_WORD, 'b007');
+      words[H_CHECKSUM_WORD] = checksum();
+      native.writeFile(fd, bytes, copy * HEADER_SIZE);
+    }
+  } finally {
+    native.closeFile(fd);
+  }
 }
 
 /** The durable epoch that the header of the image has; undefined: no copy holds. */
