@@ -42,7 +42,7 @@ import type { NormalizedOptions } from './options.js';
 import { claimOwner, noOwnerSlot, releaseOwner } from './owners.js';
 import { randomId, randomWord } from './random.js';
 import { initSegment } from './rebuild.js';
-import { type Decision, decide, recoverStore } from './recovery.js';
+import { type Decision, decide, recoverStore, recoveryProgress } from './recovery.js';
 import { Session } from './session.js';
 
 /** Extents of a new store: about 2 MiB. */
@@ -354,6 +354,7 @@ function begin(session: Session, { header, isCopy }: Opened, decision: Decision,
   takeMark(session, header, 1);
   // Not before: a header that was not synced may have named an epoch which a power loss would take back.
   Atomics.store(fixed, C_DURABLE_EPOCH_WORD, header.durableEpoch);
+  if (session.recovery !== undefined) recoveryProgress.ended?.(session.path, session.recovery);
 }
 
 // ---- Closing -----------------------------------------------------------------------------------------------------

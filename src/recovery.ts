@@ -99,8 +99,11 @@ export function decide(found: Circumstances): Decision {
 
 // ---- Carrying it out -------------------------------------------------------------------------------------------------
 
-/** Told how far a recovery is, 0 to 1; the commands set it to show progress on a terminal. */
-export const recoveryProgress: { report: ((share: number) => void) | undefined } = { report: undefined };
+/** Told how far a recovery is, 0 to 1, and what came of it; the commands set these to tell people. */
+export const recoveryProgress: {
+  report: ((share: number) => void) | undefined;
+  ended: ((path: string, recovery: Recovery) => void) | undefined;
+} = { report: undefined, ended: undefined };
 
 /** Caller holds the open lock, and nobody has the store open. */
 export function recoverStore(session: Session, header: Header, decision: Decision, isCopy: boolean): void {

@@ -370,3 +370,79 @@ describe('on a terminal', () => {
     expect(await folder.run('import', 't', 'f')).toMatchObject({ out: '50000 imported\n', err: '' });
   });
 });
+
+describe('sync, compact, backup', () => {
+  test('sync makes durable what others have written', async () => {
+    const folder = newFolder();
+    const store = open(folder.file('s'), { checkpointInterval: hour });
+    try {
+      store.set('k', 'v');
+      const before = store.stats();
+      expect(before.durableEpoch).toBeLessThan(before.epoch);
+      expect(await folder.run('sync', 's')).toMatchObject({ code: 0, out: '', err: '' });
+      expect(store.stats().durableEpoch).toBeGreaterThanOrEqual(before.epoch);
+      const shown = JSON.parse((await folder.run('stat', 's', '--json')).out);
+      expect(shown.epoch).toBe(store.stats().epoch);
+    } finally {
+      store.close();
+    }
+    expect(await folder.run('sync', 'absent')).toMatchObject({ code: 3, err: failure('ERR_STORE_NOT_FOUND') });
+  });
+
+  test('compact gives space back, and says how much', async () => {
+    const folder = newFolder();
+    const store = open(folder.file('s'));
+    for (let i = 0; i < 200; i++) store.set(`k${i}`, Buffer.alloc(100_000, i));
+    for (let i = 0; i < 190; i++) store.delete(`k${i}`);
+    store.close();
+    const { code, out, err } = await folder.run('compact', 's', '--json');
+    expect({ code, err }).toEqual({ code: 0, err: '' });
+    const { before, after } = JSON.parse(out);
+    expect(before - after).toBeGreaterThan(10_000_000);
+    expect(statSync(folder.file('s')).blocks * 512).toBeLessThanOrEqual(after + 1_000_000);
+    expect(await folder.run('compact', 's')).toMatchObject({
+      code: 0,
+      out: expect.stringMatching(/^[\d.]+ MiB before, [\d.]+ MiB after\n$/),
+    });
+    expect(await folder.run('check', 's')).toMatchObject({ code: 0 });
+  });
+
+  test('backup copies a store in use; the copy opens without a word', async () => {
+    const folder = newFolder();
+    const store = open(folder.file('s'));
+    try {
+      for (let i = 0; i < 1000; i++) store.set(`k${i}`, i);
+      expect(await folder.run('backup', 's', 'copy')).toMatchObject({ code: 0, out: '', err: '' });
+      store.clear();
+    } finally {
+      store.close();
+    }
+    expect(await folder.run('check', 'copy')).toMatchObject({ code: 0, out: expect.stringMatching(/^ok: 1000 entries/), err: '' });
+    expect(await folder.run('get', 'copy', 'k7')).toMatchObject({ code: 0, out: '7\n', err: '' });
+    expect(await folder.run('backup', 's', 's')).toMatchObject({ code: 2 });
+    expect(await folder.run('backup', 's', 'no/copy')).toMatchObject({ code: 3, err: failure('ERR_STORE_NOT_FOUND') });
+    expect(await folder.run('backup', 'absent', 'copy')).toMatchObject({ code: 3, err: failure('ERR_STORE_NOT_FOUND') });
+  });
+
+  test('an open that had to recover says so in one line, whatever the command', async () => {
+    const folder = newFolder();
+    const store = open(folder.file('s'), { checkpointInterval: hour });
+    const names = ['get', 'put', 'list', 'export', 'import', 'stat', 'check', 'sync', 'compact'];
+    try {
+      store.set('k', 'durable');
+      store.syncNow();
+      store.set('k', 'later');
+      for (const name of names) writeFileSync(folder.file(name), readFileSync(folder.file('s')));
+    } finally {
+      store.close();
+    }
+    for (const name of names) {
+      const words = name === 'get' ? ['k'] : name === 'put' ? ['n', 'v'] : [];
+      const { code, out, err } = await folder.run(name, name, ...words);
+      expect([name, code]).toEqual([name, 0]);
+      expect(err).toMatch(/^mmapkv: recovered [^\n]+ to checkpoint \d+: 1 entries, 1 newer records dropped\n$/);
+      if (name === 'get') expect(out).toBe('durable');
+      expect(await folder.run('get', name, 'k')).toMatchObject({ code: 0, out: 'durable', err: '' });
+    }
+  });
+});

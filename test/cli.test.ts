@@ -414,6 +414,9 @@ describe('stores that cannot be used', () => {
       ['export', 's'],
       ['del', 's', 'k'],
       ['clear', 's'],
+      ['sync', 's'],
+      ['compact', 's'],
+      ['backup', 's', 't'],
     ]) {
       expect(await run(...args)).toMatchObject({ code: 3, out: '', err: failure('ERR_STORE_NOT_FOUND') });
     }
@@ -479,7 +482,11 @@ describe('stores that cannot be used', () => {
       store.close();
     }
     expect(() => open(folder.file('copy'), { readOnly: true })).toThrow(expect.objectContaining({ code: 'ERR_STORE_NEEDS_RECOVERY' }));
-    expect(await folder.run('get', 'copy', 'k')).toMatchObject({ code: 0, out: 'v', err: '' });
+    expect(await folder.run('get', 'copy', 'k')).toMatchObject({
+      code: 0,
+      out: 'v',
+      err: expect.stringMatching(/^mmapkv: recovered .*\n$/),
+    });
   });
 });
 
@@ -490,7 +497,23 @@ describe('the command line itself', () => {
     expect(await run('--version')).toMatchObject({ code: 0, out: `${version}\n`, err: '' });
     const help = await run('--help');
     expect(help).toMatchObject({ code: 0, err: '' });
-    for (const name of ['get', 'put', 'del', 'has', 'incr', 'keys', 'list', 'import', 'export', 'stat', 'check', 'clear'])
+    for (const name of [
+      'get',
+      'put',
+      'del',
+      'has',
+      'incr',
+      'keys',
+      'list',
+      'import',
+      'export',
+      'stat',
+      'check',
+      'sync',
+      'compact',
+      'backup',
+      'clear',
+    ])
       expect(help.out).toMatch(new RegExp(`^  ${name} `, 'm'));
     expect(await run('help', 'put')).toMatchObject({ code: 0, out: expect.stringContaining('--if-version'), err: '' });
     expect(await run('put', '--help')).toMatchObject({ code: 0, out: expect.stringContaining('$bytes'), err: '' });

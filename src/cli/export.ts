@@ -88,7 +88,8 @@ export async function toOutput(
   const isFile = file !== undefined && file !== '-';
   if (isFile) {
     for (const other of kept) {
-      if (isSameFile(file, other) || isSameFile(file, `${other}.lock`)) throw new UsageError(`FILE is the store itself: ${file}`);
+      if (['', '.lock', '.redo'].some((suffix) => isSameFile(file, other + suffix)))
+        throw new UsageError(`FILE is the store itself: ${file}`);
     }
   }
   const fd = isFile ? openSync(file, 'w', 0o600) : 1;

@@ -8,7 +8,7 @@ import { StoreError } from '../errors.js';
 import { open, type Store } from '../store.js';
 import { oneOf, parseDuration } from './arguments.js';
 import { type Command, Exit, Failure, storeWord, UsageError } from './command.js';
-import { isTerminal, writeError, writeOut } from './output.js';
+import { isTerminal, printable, writeError, writeOut } from './output.js';
 import { type Progress, showProgress } from './progress.js';
 import { type Columns, jsonRows, type Row, type Rows, tableRows } from './rows.js';
 
@@ -145,10 +145,4 @@ function storeRow(store: Store, row: Row, defaultTTL: number | undefined, tally:
 function isOfTheLine(error: unknown): boolean {
   if (error instanceof StoreError) return error.code === 'ERR_STORE_KEY_TOO_LARGE' || error.code === 'ERR_STORE_VALUE_TOO_LARGE';
   return error instanceof UsageError || error instanceof TypeError || error instanceof RangeError;
-}
-
-/** What stands in the file does nothing to a terminal. */
-function printable(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what it looks for.
-  return text.replace(/[\0-\x1f\x7f-\x9f]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`);
 }

@@ -13,11 +13,28 @@ import { importEntries } from './import.js';
 import { incr } from './incr.js';
 import { keys } from './keys.js';
 import { list } from './list.js';
-import { writeError } from './output.js';
+import { backup, compact, sync } from './maintain.js';
+import { printable, writeError } from './output.js';
 import { put } from './put.js';
 import { stat } from './stat.js';
 
-const commands: readonly Command[] = [get, put, del, has, incr, keys, list, importEntries, exportEntries, stat, check, clear];
+const commands: readonly Command[] = [
+  get,
+  put,
+  del,
+  has,
+  incr,
+  keys,
+  list,
+  importEntries,
+  exportEntries,
+  stat,
+  check,
+  sync,
+  compact,
+  backup,
+  clear,
+];
 
 /** Runs a command line (without node and the script) and returns the exit code. Prints messages, never throws. */
 export async function main(argv: readonly string[]): Promise<number> {
@@ -46,21 +63,15 @@ function explain(error: unknown): number {
   if (code === 'EPIPE') return Exit.done;
   const isUsage = error instanceof UsageError || (typeof code !== 'string' && (error instanceof TypeError || error instanceof RangeError));
   if (isUsage) {
-    writeError(`mmapkv: ${oneLine(message)}\n`);
+    writeError(`mmapkv: ${printable(message)}\n`);
     return Exit.usage;
   }
   if (typeof code !== 'string') {
-    writeError(`mmapkv: ERR_INTERNAL: ${oneLine((error as Error).stack ?? String(error))}\n`);
+    writeError(`mmapkv: ERR_INTERNAL: ${printable((error as Error).stack ?? String(error))}\n`);
     return Exit.failed;
   }
   // Node's system errors begin with their code.
   const text = message.startsWith(`${code}: `) ? message.slice(code.length + 2) : message;
-  writeError(`mmapkv: ${code}: ${oneLine(text)}\n`);
+  writeError(`mmapkv: ${code}: ${printable(text)}\n`);
   return Exit.failed;
-}
-
-/** A message stays one line, whatever the path or the key in it is, and does nothing to a terminal. */
-function oneLine(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what it looks for.
-  return text.replace(/[\0-\x1f\x7f-\x9f]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`);
 }

@@ -38,6 +38,12 @@ export function writeError(text: string): void {
   }
 }
 
+/** What may come from a file or a path does nothing to a terminal, and stays on one line. */
+export function printable(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what it looks for.
+  return text.replace(/[\0-\x1f\x7f-\x9f]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`);
+}
+
 /** Is it a terminal? node:tty is loaded only for what could be one. */
 export async function isTerminal(fd: number): Promise<boolean> {
   try {

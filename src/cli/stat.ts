@@ -25,11 +25,12 @@ export const stat: Command = {
       quarantinedBytes,
       segmentSize,
       epoch,
+      durableEpoch,
       owners,
     } = stats;
     const maxSize = stats.maxSize ?? null;
     const sizes = { fileSize, allocatedSize, liveBytes, deadBytes, freeBytes, quarantinedBytes, maxSize, segmentSize };
-    const facts = { path: absolute, entries, segments, depth, ...sizes, epoch, owners };
+    const facts = { path: absolute, entries, segments, depth, ...sizes, epoch, durableEpoch: durableEpoch ?? null, owners };
     writeOut(options['json'] === true ? `${JSON.stringify(facts)}\n` : table(absolute, stats));
     return Exit.done;
   },
@@ -61,7 +62,7 @@ function count(value: number): string {
   return String(value).replace(/\B(?=(\d{3})+$)/g, ',');
 }
 
-function bytesText(bytes: number): string {
+export function bytesText(bytes: number): string {
   const units = ['bytes', 'KiB', 'MiB', 'GiB', 'TiB'];
   let scaled = bytes;
   let unit = 0;
