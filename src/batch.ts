@@ -2,6 +2,7 @@
 import { encodeKey, encodeValue, keyWords } from './codec.js';
 import { commitOperations } from './commit.js';
 import { Operations } from './operations.js';
+import { flushRedo } from './redo.js';
 import type { Session } from './session.js';
 import type { Key, Value, WriteOptions } from './types.js';
 
@@ -62,5 +63,6 @@ export class Batch {
     if (this.#operations.count > 0) commitOperations(session, this.#operations);
     session.memory.checkFaults();
     this.#operations.clear();
+    flushRedo(session);
   }
 }

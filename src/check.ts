@@ -396,3 +396,26 @@ function stateIsHead(session: Session, extent: number): boolean {
 function isBusy(session: Session, head: number): boolean {
   return !session.readOnly && Atomics.load(lockWords(session.memory, head), lockIndex(head)) !== 0;
 }
+
+/** ms that a check works before it lets other callbacks run. */
+const SLICE = 10;
+
+/** The steps of a check, with turns for the event loop in between; `enter` refuses when the store was closed meanwhile. */
+export async function checkInSlices(
+  session: Session,
+  enter: () => void,
+  onProgress: ((share: number) => void) | undefined,
+): Promise<CheckReport> {
+  const steps = checkSteps(session);
+  for (let started = performance.now(); ; ) {
+    enter();
+    session.busy = true;
+    const step = steps.next();
+    session.busy = false;
+    if (step.done) return step.value;
+    if (performance.now() - started < SLICE) continue;
+    onProgress?.(step.value);
+    await new Promise((resolve) => setImmediate(resolve));
+    started = performance.now();
+  }
+}

@@ -37,6 +37,7 @@ import { sessionsOfThread } from './lock.js';
 import { lockIndex, lockWords } from './memory.js';
 import { native } from './native.js';
 import { isAlive, ownerPid } from './owners.js';
+import { resetRedoHalf } from './redo.js';
 import type { Session } from './session.js';
 
 /** ms between two looks at whether a holder lives. */
@@ -158,7 +159,7 @@ function waitingWord(session: Session, deadline: number): number {
 function beginEpoch(session: Session): number {
   const root = session.memory.words[0]!;
   const epoch = Atomics.load(root, R_EPOCH_WORD);
-  session.beforeEpoch?.(epoch + 1);
+  resetRedoHalf(session, epoch + 1);
   Atomics.store(root, R_EPOCH_WORD, epoch + 1);
   if (failpoint !== null) failpoint('checkpoint.begun');
   return epoch;

@@ -27,6 +27,7 @@ import {
   LOCK_CHECKPOINT_WORD,
   LOCK_DIRECTORY_WORD,
   LOCK_GROWTH_WORD,
+  LOCK_REDO_WORD,
   LOCK_SYNCING_BIT,
   LOCK_WAITERS_BIT,
   LOG_LIST_COUNT,
@@ -173,7 +174,7 @@ function cleanOwner(session: Session, owner: number): void {
     markClean(fixed, LOCK_ALLOCATOR_WORD);
     release(fixed, LOCK_ALLOCATOR_WORD);
   }
-  for (const lock of [LOCK_DIRECTORY_WORD, LOCK_GROWTH_WORD]) {
+  for (const lock of [LOCK_DIRECTORY_WORD, LOCK_GROWTH_WORD, LOCK_REDO_WORD]) {
     if (seize(session, fixed, lock, owner)) release(fixed, lock);
   }
   // A sync of one's own that is under way ends by itself.

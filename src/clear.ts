@@ -12,6 +12,7 @@ import { finished } from './write.js';
 /** Removes every entry that was there when the call began. */
 export function clearStore(session: Session): void {
   session.busy = true;
+  if (session.redo !== null) session.redo.owed++;
   // Segments that split meanwhile leave their second half behind the cursor: the walk meets it later.
   forEachSegment(session, (found) => clearSegment(session, extentWords(session.memory, found)[extentBase(found) + S_PREFIX_WORD]!));
   finished(session, true);

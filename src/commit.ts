@@ -53,6 +53,7 @@ import {
 import type { Operations } from './operations.js';
 import { tailExtent } from './publish.js';
 import { type Replacement, replaceSegment } from './rebuild.js';
+import { beginRedoBatch, endRedoBatch } from './redo.js';
 import { appendLogExtent, checkLogCount, installIndex, largerIndex, replacementForMany } from './room.js';
 import { lockSegment, repairLocked, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
@@ -113,10 +114,12 @@ export function commitOperations(session: Session, operations: Operations): void
       unlockGroups(groups, groups.length, true);
       throw error;
     }
+    beginRedoBatch(session);
     commitNote(session, note);
     if (failpoint !== null) failpoint('batch.committed');
     publishGroups(session, work, note, groups);
     isPublished = true;
+    endRedoBatch(session);
     closeNote(session, note.extents[0]!, session.owner, true);
     if (failpoint !== null) failpoint('batch.cleared');
     for (const extent of work.values) attachExtent(session, extent);

@@ -9,6 +9,7 @@
  *   extent 0     = header copy 0 | header copy 1 | root | directory extents | directory entries 0 to 8191
  *   extent n     = extent header (64 bytes) | what its kind says
  *   control file = control header | global locks | owner slots | one entry of 64 bytes for each extent
+ *   redo log     = header of 4 KiB | half for even epochs | half for odd epochs
  */
 
 // ---- Units -------------------------------------------------------------------------------------------------------
@@ -331,6 +332,8 @@ export const O_PID_NAMESPACE_WORD = 5;
 export const O_NOTE_WORD = 6;
 /** A backup copies the state of this epoch: what was retired later is not reused; 0: none. */
 export const O_PINNED_EPOCH_WORD = 7;
+/** 1 + the half of the redo log in which the owner has a range reserved that it may still write to; 0: none. */
+export const O_APPENDING_WORD = 8;
 
 export const CONTROL_ENTRIES_OFFSET = 262144;
 export const CONTROL_ENTRY_SIZE = 64;
@@ -347,6 +350,48 @@ export const OWNER_MASK = 0x7ffffff;
 export const LOCK_WAITERS_BIT = 0x8000000;
 /** In the checkpoint's lock: its sync is under way in the addon, which lets go of the lock. */
 export const LOCK_SYNCING_BIT = 0x10000000;
+
+// ---- Redo log: a header, two halves of entries ------------------------------------------------------------------------
+
+/** 'mmapkvR\n'. */
+export const REDO_MAGIC_0 = 0x70616d6d;
+export const REDO_MAGIC_1 = 0x0a52766b;
+export const REDO_VERSION = 1;
+export const REDO_HEADER_SIZE = 4096;
+/** Records of epoch e go to half e & 1. */
+export const REDO_HALF_SIZE = 2097152;
+export const L_MAGIC_WORD = 0; // 2 words
+export const L_VERSION_WORD = 2;
+export const L_CHECKSUM_WORD = 3;
+export const L_STORE_ID_WORD = 4; // 4 words
+/** The run that it belongs to: the data file's header names the same. */
+export const L_CONTROL_ID_WORD = 8; // 4 words
+export const L_HALF_SIZE_WORD = 12;
+export const L_END_WORD = 13;
+
+/** Entries begin at multiples of this. */
+export const ENTRY_ALIGN = 64;
+export const MAX_ENTRY_SIZE = 262144;
+/** 'redo'. */
+export const ENTRY_MAGIC = 0x6f646572;
+export const J_MAGIC_WORD = 0;
+/** Words of the entry, padding not included. */
+export const J_WORDS_WORD = 1;
+/** Over all other words of the entry, seeded with store, run and place. */
+export const J_CHECKSUM_WORD = 2;
+export const J_EPOCH_WORD = 3;
+/** The durable epoch when it was appended: no older data file has to do with it. */
+export const J_DURABLE_EPOCH_WORD = 4;
+/** Operations of the entry: all or none of them count. */
+export const J_COUNT_WORD = 5;
+export const ENTRY_HEADER_WORDS = 6;
+
+/** An operation: hash, sizes and type and sequence as in a record, then expiry, key and payload as in a record. */
+export const Q_HASH_WORD = 0;
+export const Q_SIZES_WORD = 1;
+export const Q_TYPE_WORD = 2;
+export const Q_SEQUENCE_WORD = 3;
+export const REDO_OPERATION_WORDS = 4;
 
 // ---- Bytes that stand for something in record locks (OFD), far past the end of either file ----------------------------
 
@@ -384,4 +429,6 @@ layoutHolds(
   'owner bits',
   OWNER_MASK === ((OWNER_INCARNATION_MASK << OWNER_INCARNATION_SHIFT) | OWNER_SLOT_MASK) && LOCK_WAITERS_BIT > OWNER_MASK,
 );
+layoutHolds('redo log', L_END_WORD * 4 <= REDO_HEADER_SIZE && ENTRY_HEADER_WORDS * 4 <= ENTRY_ALIGN && REDO_HALF_SIZE % ENTRY_ALIGN === 0);
+layoutHolds('owner slot', O_APPENDING_WORD < OWNER_WORDS);
 layoutHolds('state bits', OWNER_MASK < 2 ** (31 - KIND_OWNER_SHIFT));

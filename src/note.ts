@@ -346,6 +346,8 @@ export function markDone(session: Session, note: Note, n: number): void {
  */
 export function applyEntry(session: Session, note: Note, view: View, place: number, count: number, isAgain: boolean): number {
   let removed = 0;
+  // A part of a batch: not without the rest, which others may have published.
+  if (isAgain && session.redo !== null) session.redo.owed++;
   for (let left = count, at = place; left > 0; ) {
     const extent = noteExtent(session, note, at >>> EXTENT_WORD_SHIFT);
     const words = extentWords(session.memory, extent);

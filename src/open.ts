@@ -43,6 +43,8 @@ import { claimOwner, noOwnerSlot, releaseOwner } from './owners.js';
 import { randomId, randomWord } from './random.js';
 import { initSegment } from './rebuild.js';
 import { type Decision, decide, recoverStore, recoveryProgress } from './recovery.js';
+import { Redo } from './redo.js';
+import { openRedoFile } from './redo-file.js';
 import { Session } from './session.js';
 
 /** Extents of a new store: about 2 MiB. */
@@ -309,11 +311,13 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
     else if (options.durability === 'none' && !header.loose) markLoose(session);
     const owned = session;
     session.makeDurable = (epoch) => checkpointNow(owned, epoch);
+    if (options.durability === 'sync') session.redo = new Redo(openRedoFile(path, header.storeId, control.id, info.mode & 0o777, inUse));
     native.tryLock(fd, USE_LOCK_BYTE, 1, false);
     if (failpoint !== null) failpoint('open.used');
     sessionsOfThread.add(session);
   } catch (error) {
     if (session !== undefined) releaseOwner(session);
+    if (session?.redo) native.closeFile(session.redo.fd);
     memory?.unmap();
     if (controlFd >= 0) native.closeFile(controlFd);
     throw error;
@@ -338,7 +342,8 @@ function begin(session: Session, { header, isCopy }: Opened, decision: Decision,
   }
   // Whoever was killed in a checkpoint may have written a header that is not on the disk yet: not both at once.
   if (decision !== 'go on') syncOrSuspect(session);
-  if (session.recovery !== undefined || (header.loose && isTight)) {
+  // A repaired store may have writes that a redo log has and no checkpoint: under a new control id that log is void.
+  if (session.recovery !== undefined || decision === 'repair' || (header.loose && isTight)) {
     // All that is there now becomes a checkpoint, of which the header below tells.
     if (session.recovery === undefined) cleanDead(session);
     header.durableEpoch = currentEpoch(session);
@@ -369,6 +374,7 @@ export function closeSession(session: Session): void {
     session.closed = true;
     sessionsOfThread.delete(session);
     memory.unmap();
+    if (session.redo !== null) native.closeFile(session.redo.fd);
     if (memory.controlFd >= 0) native.closeFile(memory.controlFd);
     native.closeFile(memory.fd);
   }

@@ -39,7 +39,7 @@ export interface StoreOptions {
   /**
    * How much a power loss may take; the end of a process, even by SIGKILL, takes nothing at any level. 'none': the store starts
    * empty when it cannot be trusted, good for a cache. 'checkpoint': the store is as it was at the last checkpoint, or later.
-   * 'sync' (not built yet in this version): nothing.
+   * 'sync': nothing; each write returns when it is durable, and concurrent writers of all processes share their syncs.
    * @default 'checkpoint'
    */
   durability?: Durability | undefined;
@@ -144,7 +144,6 @@ export function normalizeOptions(path: unknown, options: unknown = {}): Normaliz
     localCache: wholeNumber('localCache', given.localCache, 0, 0, Number.MAX_SAFE_INTEGER),
     hash: functionOrNothing('hash', given.hash),
   };
-  if (normalized.durability === 'sync') throw notBuilt(normalized, 'durability', "use 'checkpoint' and call sync() where it matters");
   if (normalized.eviction === 'auto') throw notBuilt(normalized, 'eviction', "use 'none', and ttl or delete() to make room");
   if (normalized.localCache > 0) throw notBuilt(normalized, 'localCache', 'leave it at 0');
   return normalized;
@@ -158,7 +157,7 @@ export function checkTTL(value: unknown): number {
   return value;
 }
 
-function notBuilt(options: NormalizedOptions, name: 'durability' | 'eviction' | 'localCache', remedy: string): Error {
+function notBuilt(options: NormalizedOptions, name: 'eviction' | 'localCache', remedy: string): Error {
   const facts = { option: name, value: options[name] };
   return storeError('ERR_STORE_UNSUPPORTED', options.path, 'this option is not built yet in this version', facts, remedy);
 }

@@ -11,6 +11,7 @@ import { threadId } from 'node:worker_threads';
 import { storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import {
+  O_APPENDING_WORD,
   O_PID_NAMESPACE_WORD,
   O_PID_WORD,
   O_PINNED_EPOCH_WORD,
@@ -85,6 +86,7 @@ export function claimOwner(session: Session): boolean {
     fixed[word + O_SINCE_WORD + 1] = Math.floor(now / 2 ** 32);
     fixed[word + O_PID_NAMESPACE_WORD] = pidNamespace();
     fixed[word + O_PINNED_EPOCH_WORD] = 0;
+    fixed[word + O_APPENDING_WORD] = 0;
     Atomics.store(fixed, word + O_STATE_WORD, (incarnation << 1) | 1);
     session.owner = ownerOf(slot, incarnation);
     return true;

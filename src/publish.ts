@@ -52,6 +52,7 @@ import {
 } from './layout.js';
 import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
 import { payloadIndex, placeMix, recordChecksum, recordWordsAt, unitsOf } from './record.js';
+import { captureDeletion, captureRecord } from './redo.js';
 import { retireValue } from './retire.js';
 import type { Session } from './session.js';
 import { usableSlots } from './table.js';
@@ -171,6 +172,7 @@ export function publish(
   if (failpoint !== null) failpoint('put.written');
 
   // 3. Commit: pairs with the load of the ref in the table's matches().
+  if (session.redo !== null) session.redo.owed++;
   if (found) {
     Atomics.store(session.slotWords, session.slotIndex + 1, tail);
   } else {
@@ -179,6 +181,7 @@ export function publish(
     Atomics.store(session.freeWords, session.freeIndex + 1, tail);
   }
   session.committed = true;
+  if (session.redo !== null) captureRecord(session.redo, hash, log, r);
   if (failpoint !== null) failpoint('put.published');
 
   // 4. What repair can recompute.
@@ -233,8 +236,10 @@ export function publishDeletion(
   terminate(log, r + 2 * DELETION_UNITS, start);
   if (failpoint !== null) failpoint('delete.written');
   // Commit.
+  if (session.redo !== null) session.redo.owed++;
   Atomics.store(session.slotWords, session.slotIndex + 1, SLOT_TOMBSTONE);
   session.committed = true;
+  if (session.redo !== null) captureDeletion(session, session.redo, hash, log, r);
   if (failpoint !== null) failpoint('delete.published');
   words[base + S_TAIL_WORD] = tail + DELETION_UNITS;
   if (failpoint !== null) failpoint('delete.tailed');

@@ -58,6 +58,7 @@ import {
 import { corrupt, extentBase, extentWords } from './memory.js';
 import { initSegment, segmentChecksum } from './rebuild.js';
 import { type Found, findRecords, rebuildSegment } from './recovery-segment.js';
+import { applyRedo, readRedo } from './redo-scan.js';
 import type { Session } from './session.js';
 import type { Recovery } from './types.js';
 
@@ -108,8 +109,11 @@ export const recoveryProgress: {
 /** Caller holds the open lock, and nobody has the store open. */
 export function recoverStore(session: Session, header: Header, decision: Decision, isCopy: boolean): void {
   if (decision === 'repair') cleanEveryOwner(session);
-  else if (decision === 'recover') session.recovery = recoverToCheckpoint(session, header.durableEpoch, isCopy);
-  else if (decision === 'empty') session.recovery = empty(session, header.durableEpoch);
+  else if (decision === 'recover') {
+    const operations = readRedo(session.path, header.storeId, header.controlId, header.durableEpoch);
+    session.recovery = recoverToCheckpoint(session, header.durableEpoch, isCopy);
+    session.recovery.redone = applyRedo(session, operations);
+  } else if (decision === 'empty') session.recovery = empty(session, header.durableEpoch);
 }
 
 /** Room above every epoch that may stand anywhere in the file, in records that recovery did not look at. */

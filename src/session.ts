@@ -7,6 +7,7 @@
 import { xxh32Words } from './hash.js';
 import type { Memory } from './memory.js';
 import type { NormalizedOptions } from './options.js';
+import type { Redo } from './redo.js';
 import type { Recovery } from './types.js';
 import { noViews, type View } from './view.js';
 
@@ -55,10 +56,10 @@ export class Session {
   kickAfter = 0;
   /** Makes everything durable that was written so far: what extents.ts, which knows nothing of checkpoints, frees space with. */
   makeDurable: ((epoch?: number) => void) | null = null;
-  /** Called with the next epoch just before it begins. */
-  beforeEpoch: ((epoch: number) => void) | null = null;
   /** The last backup that was begun. */
   backingUp: Promise<void> | undefined;
+  /** The redo log; null unless durability is 'sync'. */
+  redo: Redo | null = null;
   /** What the recovery at the open did, if there was one. */
   recovery: Recovery | undefined;
   /** Notes of batches found in the file when no owner slot told of them: see cleanEveryOwner(). */

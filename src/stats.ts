@@ -50,6 +50,8 @@ export interface StoreStats {
   recovery: Recovery | undefined;
   /** Checkpoints that this open began. */
   checkpoints: number;
+  /** Syncs of the redo log (durability 'sync') that this open did, for itself and for others who waited. */
+  redoSyncs: number;
   /** Writable opens of the store in all processes; empty, too, when this open is read-only and has no right to read the control file. */
   owners: OwnerFacts[];
   /** Of this open. */
@@ -107,6 +109,7 @@ export function collectStats(session: Session): StoreStats {
     durableEpoch: session.readOnly ? undefined : Atomics.load(memory.fixed, C_DURABLE_EPOCH_WORD),
     recovery: session.recovery,
     checkpoints: session.checkpoints,
+    redoSyncs: session.redo?.syncs ?? 0,
     owners: session.readOnly ? ownersFromOutside(session, info.size) : listOwners(session),
     hits: session.hits,
     misses: session.misses,

@@ -2,7 +2,7 @@
 import { checkFunction, checkIterable, closedError, iterationOf, readOnlyError, ttlOf } from './arguments.js';
 import { backupStore, isSamePlace } from './backup.js';
 import { Batch } from './batch.js';
-import { checkSteps } from './check.js';
+import { checkInSlices } from './check.js';
 import { checkpoint, checkpointNow, checkpointNowAndThen } from './checkpoint.js';
 import { settle, watchInterrupted } from './cleanup.js';
 import { clearStore } from './clear.js';
@@ -12,14 +12,12 @@ import { currentValue, isPresent, iterate, keyAs } from './iterator.js';
 import { closeSession, openSession } from './open.js';
 import { checkTTL, normalizeOptions, type StoreOptions } from './options.js';
 import { AS_BYTES, AS_PRESENCE, AS_VALUE, read } from './read.js';
+import { durably, flushRedo, refuseAfterFailedSync, relieveRedo } from './redo.js';
 import type { CheckReport } from './report.js';
 import type { Session } from './session.js';
 import { collectStats, countEntries, type StoreStats } from './stats.js';
 import type { CheckOptions, Entry, IterationOptions, Key, Value, WriteOptions } from './types.js';
 import { ALWAYS, addNumber, IF_ABSENT, IF_PRESENT, IF_VERSION, NEVER_EXPIRES, remove, setExpiry, writeValue } from './write.js';
-
-/** ms that check() works before it lets other callbacks run. */
-const CHECK_SLICE = 10;
 
 /**
  * Opens a store, creating it if need be. Synchronous: an open takes about a millisecond.
@@ -81,7 +79,9 @@ export class Store implements Iterable<[string, Value]> {
   /** For a call that writes. */
   #enterWrite(): Session {
     if (this.readOnly && !this.#session.closed) throw readOnlyError(this.path);
-    return this.#enter();
+    const session = this.#enter();
+    if (session.redo !== null) refuseAfterFailedSync(session);
+    return session;
   }
 
   #expiry(options: WriteOptions | number | undefined): number {
@@ -146,6 +146,11 @@ export class Store implements Iterable<[string, Value]> {
     return written;
   }
 
+  /** The same, durable with durability 'sync'. */
+  #writeOne(key: Key, value: Value, options: WriteOptions | number | undefined, condition: number, version: number): boolean {
+    return durably(this.#session, this.#write(key, value, options, condition, version));
+  }
+
   /**
    * Stores the value under the key. A number as options is the ttl in ms.
    * @throws {TypeError} the value cannot be stored, or key or options have the wrong type
@@ -153,37 +158,39 @@ export class Store implements Iterable<[string, Value]> {
    *   ERR_STORE_FULL, ERR_STORE_NO_SPACE, ERR_STORE_LOCK_TIMEOUT, ERR_STORE_CORRUPT, ERR_STORE_TRUNCATED
    */
   set(key: Key, value: Value, options?: WriteOptions | number): this {
-    this.#write(key, value, options, ALWAYS, 0);
+    this.#writeOne(key, value, options, ALWAYS, 0);
     return this;
   }
 
   /** Stores each [key, value]; each entry is atomic on its own. */
   setMany(entries: Iterable<readonly [Key, Value]>, options?: WriteOptions | number): this {
-    this.#enterWrite();
+    const session = this.#enterWrite();
     checkIterable('entries', entries);
     for (const entry of entries) {
       if (!Array.isArray(entry) || entry.length < 2) throw new TypeError('entries must be [key, value] pairs');
       this.#write(entry[0], entry[1], options, ALWAYS, 0);
+      relieveRedo(session);
     }
+    flushRedo(session);
     return this;
   }
 
   /** Stores the value if the key is absent; false when it is there. */
   add(key: Key, value: Value, options?: WriteOptions | number): boolean {
-    return this.#write(key, value, options, IF_ABSENT, 0);
+    return this.#writeOne(key, value, options, IF_ABSENT, 0);
   }
 
   /** Stores the value if the key is there; false when it is absent. */
   replace(key: Key, value: Value, options?: WriteOptions | number): boolean {
-    return this.#write(key, value, options, IF_PRESENT, 0);
+    return this.#writeOne(key, value, options, IF_PRESENT, 0);
   }
 
   /** Stores the value if the entry still has this version (undefined: is absent). Never true for a version of the past. */
   compareAndSet(key: Key, version: number | undefined, value: Value, options?: WriteOptions | number): boolean {
     this.#enterWrite();
-    if (version === undefined) return this.#write(key, value, options, IF_ABSENT, 0);
+    if (version === undefined) return this.#writeOne(key, value, options, IF_ABSENT, 0);
     if (typeof version !== 'number') throw new TypeError(`version must be a number or undefined, got ${typeof version}`);
-    return this.#write(key, value, options, IF_VERSION, version);
+    return this.#writeOne(key, value, options, IF_VERSION, version);
   }
 
   /**
@@ -197,19 +204,11 @@ export class Store implements Iterable<[string, Value]> {
       const entry = this.getEntry(key);
       const value = fn(entry?.value);
       if (value === undefined) {
-        if (entry === undefined || this.#deleteVersion(key, entry.version)) return undefined;
+        if (entry === undefined || this.#removeOne(key, entry.version)) return undefined;
       } else if (this.compareAndSet(key, entry?.version, value, options)) {
         return value;
       }
     }
-  }
-
-  #deleteVersion(key: Key, version: number): boolean {
-    const session = this.#enterWrite();
-    const keySize = encodeKey(key);
-    const removed = remove(session, session.hashKey(keyWords, keySize), keySize, version);
-    if (removed) session.deletes++;
-    return removed;
   }
 
   /**
@@ -224,6 +223,7 @@ export class Store implements Iterable<[string, Value]> {
     const keySize = encodeKey(key);
     const sum = addNumber(session, session.hashKey(keyWords, keySize), keySize, by, expiresAt);
     session.memory.checkFaults();
+    flushRedo(session);
     session.sets++;
     return sum;
   }
@@ -252,7 +252,7 @@ export class Store implements Iterable<[string, Value]> {
     const session = this.#enterWrite();
     const expiresAt = ttl === undefined ? NEVER_EXPIRES : Date.now() + checkTTL(ttl);
     const keySize = encodeKey(key);
-    return setExpiry(session, session.hashKey(keyWords, keySize), keySize, expiresAt);
+    return durably(session, setExpiry(session, session.hashKey(keyWords, keySize), keySize, expiresAt));
   }
 
   /** ms until the entry expires; Infinity when it does not; undefined when it is absent. */
@@ -265,9 +265,17 @@ export class Store implements Iterable<[string, Value]> {
 
   /** Removes the entry; false when it was absent. Works on a full disk too. */
   delete(key: Key): boolean {
+    return this.#removeOne(key, undefined);
+  }
+
+  #removeOne(key: Key, version: number | undefined): boolean {
+    return durably(this.#session, this.#remove(key, version));
+  }
+
+  #remove(key: Key, version: number | undefined): boolean {
     const session = this.#enterWrite();
     const keySize = encodeKey(key);
-    const removed = remove(session, session.hashKey(keyWords, keySize), keySize, undefined);
+    const removed = remove(session, session.hashKey(keyWords, keySize), keySize, version);
     session.memory.checkFaults();
     if (removed) session.deletes++;
     return removed;
@@ -275,11 +283,14 @@ export class Store implements Iterable<[string, Value]> {
 
   /** Removes the keys; returns how many were there. */
   deleteMany(keys: Iterable<Key>): number {
-    this.#enterWrite();
+    const session = this.#enterWrite();
     checkIterable('keys', keys);
     let count = 0;
-    for (const key of keys) if (this.delete(key)) count++;
-    return count;
+    for (const key of keys) {
+      if (this.#remove(key, undefined)) count++;
+      relieveRedo(session);
+    }
+    return durably(session, count);
   }
 
   /**
@@ -300,6 +311,7 @@ export class Store implements Iterable<[string, Value]> {
     const session = this.#enterWrite();
     clearStore(session);
     session.memory.checkFaults();
+    flushRedo(session);
   }
 
   /** Keys, lazily, in no particular order. An entry that is there from start to end comes exactly once. */
@@ -417,18 +429,7 @@ export class Store implements Iterable<[string, Value]> {
     if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object');
     const { onProgress } = options;
     if (onProgress !== undefined) checkFunction('onProgress', onProgress);
-    const steps = checkSteps(session);
-    for (let started = performance.now(); ; ) {
-      this.#enter();
-      session.busy = true;
-      const step = steps.next();
-      session.busy = false;
-      if (step.done) return step.value;
-      if (performance.now() - started < CHECK_SLICE) continue;
-      onProgress?.(step.value);
-      await new Promise((resolve) => setImmediate(resolve));
-      started = performance.now();
-    }
+    return await checkInSlices(session, () => this.#enter(), onProgress);
   }
 
   /** Lets go of the file. Idempotent; any later call throws ERR_STORE_CLOSED. The last one to close leaves the file synced. */

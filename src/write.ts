@@ -385,6 +385,7 @@ function removeByRebuilding(session: Session, hash: number, keySize: number): bo
   }
   unlockSegment(session, view);
   if (need === 0) reclaimQuarantine(session);
+  if (need === 0 && session.redo !== null) session.redo.owed++;
   return need === 0;
 }
 

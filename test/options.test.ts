@@ -158,7 +158,6 @@ describe('normalizeOptions', () => {
 
   test('says of what is not built yet that it is not', () => {
     for (const [option, value] of [
-      ['durability', 'sync'],
       ['eviction', 'auto'],
       ['localCache', 100],
     ] as const) {
@@ -172,7 +171,7 @@ describe('normalizeOptions', () => {
       expect(caught).toMatchObject({ code: 'ERR_STORE_UNSUPPORTED', path: '/a/b', option, value });
       expect((caught as Error).message).toMatch(/^this option is not built yet in this version: path=\/a\/b, option=/);
     }
-    expect(() => normalizeOptions('a', { localCache: -1, durability: 'sync' })).toThrow(RangeError);
+    expect(() => normalizeOptions('a', { localCache: -1, eviction: 'auto', maxSize: '2mb' })).toThrow(RangeError);
   });
 });
 

@@ -138,6 +138,15 @@ const elsewhere = [
   'recovery.directory',
   'recovery.root',
   'open.synced',
+  // kill-redo.test.ts
+  'redo.zeroed',
+  'redo.made',
+  'redo.reserved',
+  'redo.appended',
+  'redo.leading',
+  'redo.synced',
+  'redo.released',
+  'recovery.redone',
 ];
 
 test('every failpoint of the source has its kill', () => {

@@ -55,7 +55,7 @@ export async function expectInOrder(store: Store, what: string): Promise<void> {
 }
 
 export function expectNothingLeftBehind(path: string): void {
-  const allowed = [basename(path), `${basename(path)}.lock`];
+  const allowed = ['', '.lock', '.redo'].map((suffix) => basename(path) + suffix);
   const found = readdirSync(dirname(path)).filter((name) => !name.startsWith('log-') && !allowed.includes(name));
   expect(found).toEqual([]);
 }

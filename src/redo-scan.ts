@@ -1,0 +1,174 @@
+/**
+ * What the redo log gives back: the operations that were acknowledged (or about to be) after the last checkpoint.
+ *
+ * An entry counts when its checksum holds, seeded with store, run and place, and its epoch is newer than the checkpoint's.
+ * Behind a hole (a writer was killed before its pwrite, or the sector was not written when the power failed) the scan goes
+ * on at the next place where an entry may begin: nobody waits for the one before to be written. Of one key the operation
+ * with the highest sequence counts; sequences are a segment's, and both halves of a split go on with its sequence, so
+ * those of one key can be compared.
+ *
+ * Entries name the epoch that was durable when they were appended. A data file whose header knows of no such checkpoint
+ * was copied before the log was: together they are no state of the store, so the log is left out.
+ */
+import { keyWords } from './codec.js';
+import { systemCode } from './errors.js';
+import { failpoint } from './failpoints.js';
+import { checksumWords } from './hash.js';
+import {
+  ENTRY_ALIGN,
+  ENTRY_HEADER_WORDS,
+  ENTRY_MAGIC,
+  FLAG_DELETED,
+  FLAG_EXPIRY,
+  FLAG_LARGE,
+  FLAG_RECORD,
+  J_CHECKSUM_WORD,
+  J_COUNT_WORD,
+  J_DURABLE_EPOCH_WORD,
+  J_EPOCH_WORD,
+  J_MAGIC_WORD,
+  J_WORDS_WORD,
+  KEY_SIZE_MASK,
+  MAX_ENTRY_SIZE,
+  MAX_KEY_SIZE,
+  PAYLOAD_SIZE_SHIFT,
+  Q_HASH_WORD,
+  Q_SEQUENCE_WORD,
+  Q_SIZES_WORD,
+  Q_TYPE_WORD,
+  REDO_HEADER_SIZE,
+  REDO_OPERATION_WORDS,
+  SEQUENCE_HIGH_SHIFT,
+  TYPE_MASK,
+} from './layout.js';
+import { native } from './native.js';
+import { entrySeed, readRedoHeader, redoPath, redoSeed } from './redo-file.js';
+import type { Session } from './session.js';
+import { ALWAYS, remove, writeValue } from './write.js';
+
+/** What is to be done again for one key. */
+export interface RedoOperation {
+  hash: number;
+  key: Buffer;
+  deleted: boolean;
+  /** Type of the value, and its bytes; 0 and empty for a deletion. */
+  type: number;
+  payload: Buffer;
+  /** ms since 1970, or Infinity. */
+  expiresAt: number;
+  sequence: number;
+}
+
+const ALIGN_WORDS = ENTRY_ALIGN / 4;
+
+/** The last operation of each key after the checkpoint of `durableEpoch`; none when there is no log of this store and run. */
+export function readRedo(path: string, storeId: string, controlId: string, durableEpoch: number): RedoOperation[] {
+  let fd: number;
+  try {
+    fd = native.openFile(redoPath(path), 0, 0);
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return [];
+    throw error;
+  }
+  try {
+    const info = native.fileInfo(fd);
+    if (info.kind !== 'file') return [];
+    const { header } = readRedoHeader(fd, info.size);
+    if (header === undefined || header.storeId !== storeId || header.controlId !== controlId) return [];
+    const last = new Map<string, RedoOperation>();
+    const half = new Int32Array(header.halfSize / 4);
+    const seed = redoSeed(storeId, controlId);
+    for (const start of [REDO_HEADER_SIZE, REDO_HEADER_SIZE + header.halfSize]) {
+      native.readFile(fd, new Uint8Array(half.buffer), start);
+      if (!scanHalf(half, start, seed, durableEpoch, last)) return [];
+    }
+    return [...last.values()];
+  } finally {
+    native.closeFile(fd);
+  }
+}
+
+/** False: the log is newer than the data file. */
+function scanHalf(words: Int32Array, start: number, seed: number, durableEpoch: number, last: Map<string, RedoOperation>): boolean {
+  for (let at = 0; at + ALIGN_WORDS <= words.length; ) {
+    const size = entryWords(words, at, start, seed);
+    if (size === 0) {
+      at += ALIGN_WORDS;
+      continue;
+    }
+    if (((words[at + J_DURABLE_EPOCH_WORD]! - durableEpoch) | 0) > 0) return false;
+    if (((words[at + J_EPOCH_WORD]! - durableEpoch) | 0) > 0) {
+      for (const operation of operationsOf(words, at, size) ?? []) {
+        const name = operation.key.toString('latin1');
+        const known = last.get(name);
+        if (known === undefined || known.sequence < operation.sequence) last.set(name, operation);
+      }
+    }
+    at += Math.ceil(size / ALIGN_WORDS) * ALIGN_WORDS;
+  }
+  return true;
+}
+
+/** Words of the entry at `at`, 0 when there is none. */
+function entryWords(words: Int32Array, at: number, start: number, seed: number): number {
+  if (words[at + J_MAGIC_WORD] !== ENTRY_MAGIC) return 0;
+  const size = words[at + J_WORDS_WORD]!;
+  if (size <= ENTRY_HEADER_WORDS || size > MAX_ENTRY_SIZE / 4 || at + size > words.length) return 0;
+  const expected = words[at + J_CHECKSUM_WORD]!;
+  words[at + J_CHECKSUM_WORD] = 0;
+  const found = checksumWords(words, at, size, entrySeed(seed, start + at * 4));
+  words[at + J_CHECKSUM_WORD] = expected;
+  return found === expected ? size : 0;
+}
+
+/** The operations of an entry whose checksum holds; undefined when they do not fill it, which nobody writes. */
+function operationsOf(words: Int32Array, entry: number, size: number): RedoOperation[] | undefined {
+  const operations: RedoOperation[] = [];
+  const end = entry + size;
+  let at = entry + ENTRY_HEADER_WORDS;
+  for (let n = words[entry + J_COUNT_WORD]!; n > 0; n--) {
+    if (at + REDO_OPERATION_WORDS > end) return undefined;
+    const type = words[at + Q_TYPE_WORD]!;
+    const keySize = words[at + Q_SIZES_WORD]! & KEY_SIZE_MASK;
+    const payloadSize = words[at + Q_SIZES_WORD]! >>> PAYLOAD_SIZE_SHIFT;
+    const expiry = at + REDO_OPERATION_WORDS;
+    const key = expiry + ((type & FLAG_EXPIRY) === 0 ? 0 : 2);
+    const payload = key + ((keySize + 3) >>> 2);
+    const next = payload + ((payloadSize + 3) >>> 2);
+    if (next > end || keySize > MAX_KEY_SIZE || (type & FLAG_RECORD) === 0 || (type & FLAG_LARGE) !== 0) return undefined;
+    operations.push({
+      hash: words[at + Q_HASH_WORD]!,
+      key: copyBytes(words, key, keySize),
+      deleted: (type & FLAG_DELETED) !== 0,
+      type: type & TYPE_MASK,
+      payload: copyBytes(words, payload, payloadSize),
+      expiresAt: expiry === key ? Number.POSITIVE_INFINITY : (words[expiry]! >>> 0) + words[expiry + 1]! * 2 ** 32,
+      sequence: (type >>> SEQUENCE_HIGH_SHIFT) * 2 ** 32 + (words[at + Q_SEQUENCE_WORD]! >>> 0),
+    });
+    at = next;
+  }
+  return at === end ? operations : undefined;
+}
+
+function copyBytes(words: Int32Array, at: number, size: number): Buffer {
+  return Buffer.from(Buffer.from(words.buffer, words.byteOffset + at * 4, size));
+}
+
+/**
+ * Does the operations again, on a store that was just recovered to its checkpoint and that nobody else has open. Cut off,
+ * it is done again with the recovery: until that has ended, the header names the old checkpoint.
+ */
+export function applyRedo(session: Session, operations: readonly RedoOperation[]): number {
+  // No checkpoint before all is done: the log would be void half-way.
+  session.kickAfter = Number.POSITIVE_INFINITY;
+  const keyBytes = new Uint8Array(keyWords.buffer);
+  for (const { hash, key, deleted, type, payload, expiresAt } of operations) {
+    keyWords.fill(0, 0, ((key.length + 3) >>> 2) + 1);
+    keyBytes.set(key);
+    if (deleted) remove(session, hash, key.length, undefined);
+    else writeValue(session, hash, key.length, { type, size: payload.length, words: null, bytes: payload }, expiresAt, ALWAYS, 0);
+    if (failpoint !== null) failpoint('recovery.redone');
+  }
+  session.kickAfter = 0;
+  return operations.length;
+}

@@ -1,0 +1,262 @@
+/**
+ * The redo log of durability 'sync', in one process: whatever call has returned is there after a power loss. The data file
+ * of the loss is a copy from the last checkpoint, the log a copy from the moment of the loss.
+ */
+import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { open, type Store } from '../dist/index.js';
+import { ENTRY_ALIGN, REDO_HALF_SIZE, REDO_HEADER_SIZE } from '../dist/layout.js';
+import { replayable } from './support/random.js';
+import { contentOf, entriesIn, PowerLoss } from './support/redo.js';
+
+interface Scene {
+  path: string;
+  folder: string;
+  store: Store;
+  loss: PowerLoss;
+  /** Copies the data file when there was a checkpoint since. */
+  follow(): void;
+}
+
+/** A store with durability 'sync' whose checkpoints come only when the log asks for them. */
+function scene(): Scene {
+  const folder = mkdtempSync(join(tmpdir(), 'mmapkv-redo-'));
+  const path = join(folder, 'store');
+  const store = open(path, { durability: 'sync', checkpointInterval: 3_600_000, segmentSize: 65536 });
+  onTestFinished(() => {
+    store.close();
+    rmSync(folder, { recursive: true, force: true });
+  });
+  const loss = new PowerLoss(path, folder);
+  let durable = store.stats().durableEpoch;
+  const follow = () => {
+    const now = store.stats().durableEpoch;
+    if (now !== durable) loss.sync();
+    durable = now;
+  };
+  return { path, folder, store, loss, follow };
+}
+
+test('every call that writes has its effect after a power loss, as soon as it has returned', async () => {
+  const { store, loss, follow } = scene();
+  const far = 10_000_000;
+  const calls: [string, () => unknown][] = [
+    ['set', () => store.set('a', 1)],
+    ['set over', () => store.set('a', 'two'.repeat(100))],
+    ['set with ttl', () => store.set('t', new Date(5), far)],
+    ['add', () => store.add('b', { x: [1] })],
+    ['replace', () => store.replace('b', 'replaced')],
+    ['compareAndSet', () => store.compareAndSet('b', store.getEntry('b')!.version, 'compared')],
+    ['update', () => store.update('b', (old) => `${old} updated`)],
+    ['increment', () => store.increment('n', 5)],
+    ['increment again', () => store.increment('n', 2)],
+    ['getOrInsert', () => store.getOrInsert('c', null)],
+    ['getOrInsertComputed', () => store.getOrInsertComputed('d', () => true)],
+    ['touch', () => store.touch('a', far)],
+    ['setMany', () => store.setMany(Array.from({ length: 3000 }, (_, i) => [`many ${i}`, `${i}`.repeat(i % 50)]))],
+    ['delete', () => store.delete('c')],
+    ['update to nothing', () => store.update('d', () => undefined)],
+    ['deleteMany', () => store.deleteMany(Array.from({ length: 1000 }, (_, i) => `many ${i}`))],
+    ['an empty key', () => store.set('', 'empty')],
+    ['the longest key', () => store.set('k'.repeat(16_384), 'long')],
+    ['a value just inside the log', () => store.set('v', Buffer.alloc(32_000, 7))],
+    ['a large value', () => store.set('v', Buffer.alloc(100_000, 8))],
+    ['touch of a large value', () => store.touch('v', far)],
+    ['delete of a large value', () => store.delete('v')],
+    ['clear', () => store.clear()],
+    ['set after clear', () => store.set('z', 1)],
+  ];
+  for (const [name, call] of calls) {
+    call();
+    follow();
+    expect({ name, content: await loss.recovered() }).toEqual({ name, content: contentOf(store) });
+  }
+});
+
+test('expiries are there after a power loss', async () => {
+  const { store, loss } = scene();
+  store.set('a', 1, 5_000_000);
+  store.set('b', 1);
+  store.touch('b', 7_000_000);
+  const copy = open(loss.strike());
+  for (const key of ['a', 'b']) expect(copy.getEntry(key)?.expiresAt).toBe(store.getEntry(key)?.expiresAt);
+  expect(copy.stats().recovery).toMatchObject({ outcome: 'checkpoint', redone: 2 });
+  copy.close();
+});
+
+test('random writes over many checkpoints: the two halves are used again and again, and nothing is lost', async () => {
+  const dice = replayable('redo');
+  const { path, store, loss, follow } = scene();
+  for (let round = 0; round < 40; round++) {
+    for (let i = dice.below(60); i > 0; i--) {
+      const key = `k${dice.below(300)}`;
+      if (dice.below(4) === 0) store.delete(key);
+      else store.set(key, `${round} `.repeat(dice.below(600)));
+    }
+    if (dice.below(3) > 0) store.syncNow();
+    follow();
+    if (round % 8 === 0) expect(await loss.recovered()).toEqual(contentOf(store));
+  }
+  expect(await loss.recovered()).toEqual(contentOf(store));
+  expect(store.stats().checkpoints).toBeGreaterThan(10);
+  expect(statSync(`${path}.redo`).size).toBe(REDO_HEADER_SIZE + 2 * REDO_HALF_SIZE);
+});
+
+test('a half that is full makes a checkpoint take its place', async () => {
+  const { store, loss, follow } = scene();
+  const value = Buffer.alloc(30_000, 1);
+  for (let i = 0; i * 30_000 < 2.5 * REDO_HALF_SIZE; i++) {
+    store.set(`k${i % 40}`, value.fill(i));
+    follow();
+    if (i === 75) expect(await loss.recovered()).toEqual(contentOf(store));
+  }
+  expect(await loss.recovered()).toEqual(contentOf(store));
+  const { checkpoints, redoSyncs } = store.stats();
+  expect(checkpoints).toBeGreaterThanOrEqual(2);
+  expect(checkpoints).toBeLessThan(6);
+  expect(redoSyncs).toBeGreaterThan(100);
+});
+
+test('a call of many writes shares one sync, as long as they fit', () => {
+  const { store } = scene();
+  store.setMany(Array.from({ length: 500 }, (_, i) => [`k${i}`, i]));
+  expect(store.stats().redoSyncs).toBe(1);
+  expect(store.deleteMany(Array.from({ length: 500 }, (_, i) => `k${i}`))).toBe(500);
+  expect(store.stats()).toMatchObject({ redoSyncs: 2, checkpoints: 0 });
+});
+
+test('an entry that is torn, missing or changed is left out, and those behind it are found', async () => {
+  const dice = replayable('torn redo');
+  const { store, loss } = scene();
+  for (let i = 0; i < 40; i++) store.set(`k${i}`, `${i} `.repeat(dice.below(300)));
+  const whole = contentOf(store);
+  expect(await loss.recovered()).toEqual(whole);
+  for (let round = 0; round < 12; round++) {
+    const victims = new Set(Array.from({ length: 1 + dice.below(4) }, () => dice.below(40)));
+    const recovered = await loss.recovered((log) => {
+      const entries = entriesIn(log);
+      expect(entries.length).toBe(40);
+      for (const victim of victims) {
+        const { offset, size } = entries[victim]!;
+        const kind = dice.below(3);
+        if (kind === 0) log[offset + dice.below(size)]! ^= 1 << dice.below(8);
+        else if (kind === 1) log.fill(0, offset, offset + size);
+        else log.set(dice.bytes(size - dice.below(size)), offset);
+      }
+    });
+    const expected = new Map([...whole].filter(([key]) => !victims.has(Number(key.slice(1)))));
+    expect({ victims, recovered }).toEqual({ victims, recovered: expected });
+  }
+});
+
+test('a log full of noise, and entries that were copied to another place, count for nothing', async () => {
+  const dice = replayable('noisy redo');
+  const { store, loss } = scene();
+  store.set('a', 'old');
+  store.set('a', 'new');
+  store.set('b', 'there');
+  const expected = contentOf(store);
+  const recovered = await loss.recovered((log) => {
+    const entries = entriesIn(log);
+    const first = log.subarray(entries[0]!.offset, entries[0]!.offset + entries[0]!.size);
+    const end = entries[2]!.offset + entries[2]!.size;
+    for (let offset = Math.ceil(end / ENTRY_ALIGN) * ENTRY_ALIGN; offset + 4096 < REDO_HEADER_SIZE + REDO_HALF_SIZE; offset += 8192) {
+      log.set(dice.bytes(4096), offset);
+      log.set(first, offset);
+    }
+  });
+  expect(recovered).toEqual(expected);
+});
+
+test('a value that holds the log itself adds nothing', async () => {
+  const { store, loss, follow } = scene();
+  store.set('a', 1);
+  store.set('a', 2);
+  const piece = readFileSync(`${loss.strike()}.redo`).subarray(REDO_HEADER_SIZE, REDO_HEADER_SIZE + 16_384);
+  // At every place within an entry at which a scan could land.
+  for (let shift = 0; shift < ENTRY_ALIGN; shift += 4) store.set(`shifted ${shift}`, Buffer.concat([Buffer.alloc(shift), piece]));
+  store.set('a', 3);
+  follow();
+  expect(await loss.recovered()).toEqual(contentOf(store));
+});
+
+test('a damaged or missing log costs the writes since the checkpoint, not the store', async () => {
+  const { store, loss, follow } = scene();
+  store.set('a', 1);
+  store.syncNow();
+  follow();
+  const atCheckpoint = contentOf(store);
+  store.set('a', 2);
+  store.set('b', 2);
+  expect(await loss.recovered((log) => void log.fill(0, 0, 16))).toEqual(atCheckpoint);
+  expect(await loss.recovered((log) => void log.fill(7, 100, 101))).toEqual(atCheckpoint);
+  const path = loss.strike();
+  rmSync(`${path}.redo`);
+  const copy = open(path);
+  expect(contentOf(copy)).toEqual(atCheckpoint);
+  copy.close();
+});
+
+test('a log that is newer than the data file, or is of another store, is not applied', async () => {
+  const { folder, store, loss } = scene();
+  store.set('a', 1);
+  store.syncNow();
+  loss.sync();
+  const atCheckpoint = contentOf(store);
+  store.set('b', 'lost');
+  store.syncNow();
+  store.set('c', 'too new');
+  expect(await loss.recovered()).toEqual(atCheckpoint);
+
+  const otherPath = join(folder, 'other');
+  const other = open(otherPath, { durability: 'sync', checkpointInterval: 3_600_000 });
+  const path = loss.strike();
+  copyFileSync(`${path}.redo`, join(folder, 'log'));
+  copyFileSync(otherPath, join(folder, 'other copy'));
+  copyFileSync(join(folder, 'log'), join(folder, 'other copy.redo'));
+  const copy = open(join(folder, 'other copy'));
+  expect(copy.size).toBe(0);
+  copy.close();
+  other.close();
+});
+
+test('a store that was recovered goes on with a log of its own: entries of its former life are void', async () => {
+  const { store, loss } = scene();
+  store.set('a', 1);
+  store.set('b', 1);
+  const path = loss.strike();
+  const copy = open(path, { durability: 'sync', checkpointInterval: 3_600_000 });
+  const second = new PowerLoss(path, `${path} folder`);
+  expect(copy.delete('a')).toBe(true);
+  copy.set('b', 2);
+  copy.set('c', 3);
+  expect(await second.recovered()).toEqual(contentOf(copy));
+  copy.close();
+  const again = open(path, { durability: 'sync', checkpointInterval: 3_600_000 });
+  const third = new PowerLoss(path, `${path} folder`);
+  again.set('b', 3);
+  expect(await third.recovered()).toEqual(contentOf(again));
+  again.close();
+});
+
+test('two opens in one process, one of them without syncs: what the other wrote is there', async () => {
+  const { path, store, loss } = scene();
+  const lazy = open(path, { checkpointInterval: 3_600_000 });
+  lazy.set('k', 'lazy');
+  lazy.set('only lazy', 1);
+  store.set('k', 'synced');
+  expect((await loss.recovered()).get('k')).toBe('synced');
+  lazy.close();
+});
+
+test('the log is made by the first open with durability sync, with the mode of the data file, and no other', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'mmapkv-redo-'));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  const path = join(folder, 'store');
+  open(path, { mode: 0o640 }).close();
+  expect(existsSync(`${path}.redo`)).toBe(false);
+  open(path, { durability: 'sync' }).close();
+  expect(statSync(`${path}.redo`).mode & 0o777).toBe(statSync(path).mode & 0o777);
+});
