@@ -2,10 +2,10 @@
  * SIGKILL at every named point of a batch's commit, and of its completion by others: all of the batch is there, or
  * nothing; nobody else is held up; what others wrote since stays.
  */
-import { rmSync } from 'node:fs';
+import { copyFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { open, type Store } from '../../dist/index.js';
+import { open, type Store, type StoreOptions } from '../../dist/index.js';
 import { differences, readBatches, stateAfter, stateOf } from '../support/batches.js';
 import { operationsOf } from '../support/batches.mjs';
 import { Bystander, expectInOrder, expectNothingLeftBehind, GO_ON } from '../support/kills.js';
@@ -29,10 +29,14 @@ interface Killed {
 }
 
 /** Runs batches into the failpoint. */
-async function killAt(folder: string, failpoint: string, passage: number): Promise<Killed> {
+async function killAt(folder: string, failpoint: string, passage: number, options?: StoreOptions): Promise<Killed> {
   const path = join(folder, 'store');
   const log = join(folder, 'log-batches');
-  const peer = startPeer('batches', { path, first: 1, last: 5000, log, size: SIZE }, { failpoints: `${failpoint}=kill@${passage}` });
+  const peer = startPeer(
+    'batches',
+    { path, first: 1, last: 5000, log, size: SIZE, options },
+    { failpoints: `${failpoint}=kill@${passage}` },
+  );
   const { signal, errors } = await peer.ended(60_000);
   expect({ failpoint, signal, errors }).toEqual({ failpoint, signal: 'SIGKILL', errors: '' });
   const { begun, done } = readBatches(log);
@@ -235,4 +239,47 @@ test('others that only read see the whole of a killed batch soon: a timer comple
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
   await expectInOrder(store, 'completed by a timer');
+});
+
+/** After which batch is this the state? Fails when it is after none. */
+function numberOf(store: Store, what: string): number {
+  const found = stateOf(store);
+  const number = found.get('1/last') ?? 0;
+  expect(differences(found, stateAfter(number, SIZE)).slice(0, 5), what).toEqual([]);
+  return number;
+}
+
+test('recovery to a checkpoint finds whole batches only, also when one was cut off at the end', { timeout: 60_000 }, async () => {
+  const random = replayable('recovered batches');
+  for (const failpoint of ['batch.committed', 'batch.applied', 'batch.segment', 'batch.published']) {
+    const folder = freshFolder();
+    // A copy is another file: its open recovers as after a power loss.
+    const { path, number } = await killAt(folder, failpoint, 150 + random.below(300), { segmentSize: 65536, checkpointInterval: 5 });
+    const copyPath = join(freshFolder(), 'copy');
+    copyFileSync(path, copyPath);
+    const copy = open(copyPath);
+    expect(copy.stats().recovery).toBeDefined();
+    expect(numberOf(copy, failpoint)).toBeLessThanOrEqual(number);
+    await expectInOrder(copy, failpoint);
+    copy.close();
+  }
+});
+
+test('a checkpoint of others covers the whole of a batch whose writer died in the middle', { timeout: 60_000 }, async () => {
+  const random = replayable('checkpoint of a batch');
+  for (const failpoint of ['batch.committed', 'batch.applied', 'batch.segment']) {
+    const folder = freshFolder();
+    const path = join(folder, 'store');
+    const store = open(path, { segmentSize: 65536, checkpointInterval: 60_000 });
+    onTestFinished(() => store.close());
+    const { number } = await killAt(folder, failpoint, 20 + random.below(20));
+    store.syncNow();
+    const copyPath = join(freshFolder(), 'copy');
+    copyFileSync(path, copyPath);
+    const copy = open(copyPath);
+    expect(numberOf(copy, failpoint), failpoint).toBe(number);
+    await expectInOrder(copy, failpoint);
+    copy.close();
+    store.close();
+  }
 });
