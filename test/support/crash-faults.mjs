@@ -5,6 +5,7 @@ const FAULTS = {
   none: {},
   'first sync': { leavesOut: (what) => what === 'commit.first' },
   'second sync': { leavesOut: (what) => what === 'commit.second' },
+  "redo log's sync": { leavesOut: (what) => what === 'redo' },
   quarantine: { skips: 'quarantine.off' },
   drain: { skips: 'drain.off' },
 };

@@ -73,16 +73,30 @@ export class History {
     return history;
   }
 
+  /** With durability 'sync' each operation is durable when it is done, by the redo log. */
+  isSync = false;
+
+  /**
+   * Does the operation count in an image of that crash with that durable epoch? undefined: it may.
+   */
+  #counts(operation, durable, crash) {
+    if (operation.high <= durable) return true;
+    if (this.isSync && operation.done <= crash) return true;
+    if (operation.low <= durable || (this.isSync && operation.begun <= crash)) return undefined;
+    return false;
+  }
+
   /**
    * What may stand under each key at durable epoch D: key -> [{value, expiresAt, operation}], `value` undefined for nothing. The
    * operation is given where that state hangs on it alone.
    */
-  allowedAt(durable) {
+  allowedAt(durable, crash) {
     const allowed = new Map();
     for (const [key, { value, expiresAt }] of this.base) allowed.set(key, [{ value, expiresAt }]);
     for (const operation of this.operations) {
-      if (operation.low > durable) continue;
-      const isCertain = operation.high <= durable;
+      const counts = this.#counts(operation, durable, crash);
+      if (counts === false) continue;
+      const isCertain = counts === true;
       for (const [key, counter, size, expiresAt] of operation.changes) {
         const state = { expiresAt, operation: isCertain ? undefined : operation };
         state.value = counter === undefined ? undefined : makeBytes(key, counter, size);
@@ -94,9 +108,9 @@ export class History {
   }
 
   /** Where a store differs from the state at `durable`; [] when it does not. Fills `found` (key -> {value, expiresAt}). */
-  compare(store, durable, found) {
+  compare(store, durable, crash, found) {
     const problems = [];
-    const allowed = this.allowedAt(durable);
+    const allowed = this.allowedAt(durable, crash);
     const report = (what, key, value) => {
       const wanted = allowed.get(key)?.map((state) => describe(state.value)) ?? ['nothing'];
       problems.push(
@@ -160,6 +174,8 @@ export class History {
   /** Operations that an acknowledged sync covers at the instant of the crash and whose epoch is not durable. */
   broken(crash, durable) {
     const problems = [];
+    // Then the redo log may have it: the contents tell.
+    if (this.isSync) return problems;
     for (const { instant, durable: by, count, upTo } of this.promises) {
       if (instant > crash) break;
       const lost = this.operations.find(

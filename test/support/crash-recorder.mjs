@@ -216,7 +216,7 @@ function recorderOf(fd) {
   return undefined;
 }
 
-/** Set by a test of the simulator: (what) => true leaves a sync out. `what`: 'sync', 'commit.first', 'commit.second'. */
+/** Set by a test of the simulator: (what) => true leaves a sync out. `what`: 'sync', 'redo', 'commit.first', 'commit.second'. */
 export const faults = { leavesOut: () => false };
 
 // The recording is all that a recorded store survives by: the disk itself takes no part.
@@ -274,7 +274,7 @@ async function takeLater(recorder, steps) {
 native.syncData = (fd) => {
   const found = recorderOf(fd);
   if (found === undefined) return plain.syncData(fd);
-  for (const step of syncSteps(found, 'sync')) step();
+  for (const step of syncSteps(found, found.file === REDO ? 'redo' : 'sync')) step();
 };
 native.syncDataAsync = (fd) => {
   const found = recorderOf(fd);

@@ -78,7 +78,7 @@ export async function verifyImage(path, history, crash, { random, options = OPTI
     store = open(path, options);
     await afterOpen?.(store);
     step = 'contents';
-    problems.push(...history.compare(store, header.durableEpoch, found).slice(0, 5));
+    problems.push(...history.compare(store, header.durableEpoch, crash, found).slice(0, 5));
     step = 'check';
     await checkClean(store, problems, 'check after recovery');
     if (!thorough || problems.length > 0) return outcome;

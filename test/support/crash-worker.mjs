@@ -45,7 +45,7 @@ async function record(path, place, random, profile) {
   recordAtFailpoints(recorder, random, fault, () => workload);
   let control;
   try {
-    if (PROFILES[profile].peers !== undefined) return await recordPeers(path, place, recorder, random, profile);
+    if (PROFILES[profile].peers !== undefined) return await recordPeers(path, place, recorder, random, profile, options);
     workload = new Workload({ open: () => open(path, options), recorder, random, profile });
     breakSyncs(fault);
     await workload.work();
@@ -59,22 +59,28 @@ async function record(path, place, random, profile) {
     workload?.store.close();
     recorder.close();
   }
-  return whatWasRecorded(recorder, control);
+  return whatWasRecorded(recorder, control, options);
 }
 
-function whatWasRecorded(recorder, control) {
+function whatWasRecorded(recorder, control, options) {
   const recording = new Recording(recorder.readJournal());
-  return { recording, history: History.from(recording.marks), control };
+  const history = History.from(recording.marks);
+  history.isSync = options.durability === 'sync';
+  return { recording, history, control };
 }
 
 /** The same with several processes; killed ones are part of it. */
-async function recordPeers(path, place, recorder, random, profile) {
+async function recordPeers(path, place, recorder, random, profile, options) {
   const ends = [];
   for (let by = 1; by <= PROFILES[profile].peers; by++) {
     const end = random.below(3) === 0 ? 200 + random.below(4000) : 0;
-    const peer = spawn(process.execPath, [PEER, place, path, String(random.next()), profile, String(by), String(end), fault], {
-      stdio: ['ignore', 'inherit', 'inherit'],
-    });
+    const peer = spawn(
+      process.execPath,
+      [PEER, place, path, String(random.next()), profile, String(by), String(end), fault, options.durability ?? 'checkpoint'],
+      {
+        stdio: ['ignore', 'inherit', 'inherit'],
+      },
+    );
     ends.push(
       new Promise((resolve, reject) => {
         peer.on('error', reject);
@@ -85,7 +91,7 @@ async function recordPeers(path, place, recorder, random, profile) {
   for (const { code, signal, wanted } of await Promise.all(ends)) {
     if (code !== 0 && !(wanted && signal === 'SIGKILL')) throw new Error(`a recorded process ended with ${code ?? signal}`);
   }
-  return whatWasRecorded(recorder, readFileSync(`${path}.lock`));
+  return whatWasRecorded(recorder, readFileSync(`${path}.lock`), options);
 }
 
 /** Builds and verifies one image; now and then crashes again in the middle of its recovery. */
@@ -106,8 +112,11 @@ async function runImage(path, made, random, depth, name) {
   }
   let outcome;
   try {
+    // Whoever opens it next need not want what its writers wanted.
+    const durability = history.isSync && random.below(2) === 0 ? 'sync' : 'checkpoint';
     outcome = await verifyImage(path, history, plan.crash, {
       random,
+      options: { ...OPTIONS, durability },
       thorough: !nests && fault === 'none',
       afterOpen: () => recorder?.snapshot(),
     });

@@ -64,6 +64,24 @@ export const PROFILES = {
     large: [40_000, 150_000],
     weights: { set: 60, setLarge: 2, remove: 8, batch: 4, sync: 8, later: 3 },
   },
+  /** Every operation is durable when it is done. */
+  sync: {
+    options: { durability: 'sync' },
+    steps: 400,
+    keys: 150,
+    sizes: [20, 5000],
+    large: [40_000, 120_000],
+    weights: { set: 60, setLarge: 1, remove: 12, touch: 3, batch: 5, sync: 1, later: 1 },
+  },
+  syncPeers: {
+    peers: 3,
+    options: { durability: 'sync' },
+    steps: 120,
+    keys: 60,
+    sizes: [20, 4000],
+    large: [40_000, 90_000],
+    weights: { set: 60, setLarge: 1, remove: 10, batch: 4, sync: 1, later: 1 },
+  },
 };
 
 export class Workload {
