@@ -132,6 +132,14 @@ test(
   images > 1000 ? 6 * 3_600_000 : 300_000,
 );
 
+test('copies that were made while the store was used are at a checkpoint, or refused', async () => {
+  const { seed } = replayable('copies');
+  const outcome = await run({ seed, fault: 'copies', recordings: 6, images: Math.ceil(images / 5) });
+  console.log(JSON.stringify(outcome.tally));
+  expect(digest(outcome)).toEqual([]);
+  expect(outcome.tally.refused).toBeLessThan(outcome.tally.images! * 0.9);
+}, 120_000);
+
 /** Each fault with a profile that gives it occasion. */
 test.each([
   ['first sync', ''],

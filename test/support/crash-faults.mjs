@@ -3,6 +3,8 @@ import { faults, watchFailpoints } from './crash-recorder.mjs';
 
 const FAULTS = {
   none: {},
+  /** Nothing is broken: instead of crashes, copies of the file in use are looked at. */
+  copies: {},
   'first sync': { leavesOut: (what) => what === 'commit.first' },
   'second sync': { leavesOut: (what) => what === 'commit.second' },
   "redo log's sync": { leavesOut: (what) => what === 'redo' },

@@ -150,6 +150,25 @@ export function buildFile(recording, number, plan, random) {
   return bytes;
 }
 
+/**
+ * A copy of the file while it is used (cp): read from the start to the end, each page as it was when its turn came.
+ */
+export function buildCopy(recording, random) {
+  const { first, last } = recording;
+  const from = first + random.below(last - first + 1);
+  const to = Math.min(last, from + random.below(2 ** (1 + random.below(10))));
+  const file = recording.files[DATA];
+  const { size } = file.sizes[lastBefore(file.sizes, from)];
+  const bytes = Buffer.alloc(size);
+  for (const [page, versions] of file.pages) {
+    const at = page * PAGE_SIZE;
+    if (at >= size) continue;
+    const chosen = lastBefore(versions, from + Math.floor(((to - from) * at) / size));
+    if (chosen >= 0) versions[chosen].bytes.copy(bytes, at);
+  }
+  return { bytes, from, to };
+}
+
 /** PATH.lock means nothing after a reboot, whatever is in it. */
 export function buildControl(stale, plan, random) {
   if (plan.control === 'missing' || stale === undefined) return undefined;

@@ -49,8 +49,8 @@ function reboot(path) {
   }
 }
 
-/** The durable epoch that the header of the image has; undefined: no copy holds. */
-export function durableEpochOf(path) {
+/** The newest header of the image that holds its checksum. */
+export function headerOf(path) {
   const fd = native.openFile(path, 0, 0);
   try {
     return readHeader(fd, path, native.fileInfo(fd).size);
@@ -71,7 +71,7 @@ export async function verifyImage(path, history, crash, { random, options = OPTI
   let store;
   let step = 'header';
   try {
-    const header = durableEpochOf(path);
+    const header = headerOf(path);
     outcome.durable = header.durableEpoch;
     problems.push(...history.broken(crash, header.durableEpoch));
     step = 'open';

@@ -7,15 +7,15 @@
  * Prints a line of JSON for each image with problems, and a tally at the end.
  */
 import { spawn } from 'node:child_process';
-import { closeSync, copyFileSync, mkdirSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, copyFileSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { open } from '../../dist/index.js';
 import { breakSyncs, recordAtFailpoints } from './crash-faults.mjs';
 import { History } from './crash-history.mjs';
-import { planImage, Recording } from './crash-images.mjs';
+import { buildCopy, planImage, Recording } from './crash-images.mjs';
 import { Recorder, watchFailpoints } from './crash-recorder.mjs';
-import { OPTIONS, verifyImage, writeImage } from './crash-verify.mjs';
+import { headerOf, OPTIONS, verifyImage, writeImage } from './crash-verify.mjs';
 import { PROFILES, Workload } from './crash-workloads.mjs';
 import { random as seeded } from './values.mjs';
 
@@ -94,6 +94,24 @@ async function recordPeers(path, place, recorder, random, profile, options) {
   return whatWasRecorded(recorder, readFileSync(`${path}.lock`), options);
 }
 
+/** A copy that was made while the store was used: at a checkpoint, or refused; never served damaged. */
+async function runCopy(path, { recording, history }, random, name) {
+  const { bytes, from, to } = buildCopy(recording, random);
+  for (const suffix of ['', '.lock', '.redo']) rmSync(path + suffix, { force: true });
+  writeFileSync(path, bytes);
+  // Copied from a time on when nobody had it open: then nothing in the file tells that somebody opened it meanwhile.
+  if (headerOf(path).clean) return;
+  tally.images++;
+  const { problems, durable, found } = await verifyImage(path, history, 0, { random });
+  tally.entries += found.size;
+  const wrong = problems.filter((problem) => !/^(header|open) fails: StoreError/.test(problem));
+  if (wrong.length < problems.length) tally.refused = (tally.refused ?? 0) + 1;
+  if (wrong.length > 0) {
+    tally.failed++;
+    say({ image: name, plan: { from, to }, durable, problems: wrong });
+  }
+}
+
 /** Builds and verifies one image; now and then crashes again in the middle of its recovery. */
 async function runImage(path, made, random, depth, name) {
   const { recording, history, control } = made;
@@ -164,18 +182,14 @@ for (let number = Number(firstText); number < Number(lastText); number++) {
   tally.instants += made.recording.last;
   for (let image = 0; image < imageCount; image++) {
     // One is enough to have found what was broken on purpose.
-    if (fault !== 'none' && tally.failed > 0) break;
+    if (fault !== 'none' && fault !== 'copies' && tally.failed > 0) break;
     if (only !== undefined && image !== only) continue;
     counter.writeUInt32LE(image, 4);
     writeSync(progress, counter, 0, 8, 0);
     const name = `recording ${number} (${profile}) image ${image} of seed ${seed}`;
-    await runImage(
-      `${base}.image`,
-      made,
-      seeded((seed ^ Math.imul(number + 1, 0x9e3779b1) ^ Math.imul(image + 1, 0x85ebca6b)) >>> 0),
-      0,
-      name,
-    );
+    const random = seeded((seed ^ Math.imul(number + 1, 0x9e3779b1) ^ Math.imul(image + 1, 0x85ebca6b)) >>> 0);
+    if (fault === 'copies') await runCopy(`${base}.image`, made, random, name);
+    else await runImage(`${base}.image`, made, random, 0, name);
   }
   if (process.env.MMAPKV_VERBOSE !== undefined) {
     const { recording, history } = made;
