@@ -120,7 +120,7 @@ test(
     const { seed } = replayable('power loss');
     // Every profile at least once; the crashes of recoveries count as well.
     const from = Number(process.env.MMAPKV_FIRST_RECORDING ?? 0);
-    const outcome = await run({ seed, from, recordings: 12, images });
+    const outcome = await run({ seed, from, recordings: 14, images });
     console.log(JSON.stringify(outcome.tally));
     expect(digest(outcome)).toEqual([]);
     expect(outcome.tally.images).toBeGreaterThanOrEqual(images);
@@ -144,6 +144,7 @@ test('copies that were made while the store was used are at a checkpoint, or ref
 test.each([
   ['first sync', ''],
   ['second sync', ''],
+  ["redo log's sync", 'sync'],
   ['quarantine', 'tight'],
   ['drain', 'peers'],
 ])(
