@@ -15,6 +15,7 @@ import { segmentChecksum } from './rebuild.js';
 import { fitsExtent, keyIndex, keySizeOf, recordAt } from './record.js';
 import type { Session } from './session.js';
 import { forEachSlot } from './table.js';
+import type { Value } from './types.js';
 
 const LOOKS = 10_000;
 
@@ -85,7 +86,7 @@ function list(session: Session, from: number, prefix: Buffer | undefined): Listi
  * Walks the store; `visit` gets a key's bytes as a view on the listing and says what to yield, undefined for nothing.
  * `enter` is called before each step: it throws when the store was closed.
  */
-export function* iterate<T>(
+function* iterate<T>(
   session: Session,
   prefix: Buffer | undefined,
   enter: () => void,
@@ -105,17 +106,38 @@ export function* iterate<T>(
   }
 }
 
+/** How an iteration goes: see iterationOf() in arguments.ts. */
+export interface Iteration {
+  prefix: Buffer | undefined;
+  as: 'string' | 'buffer';
+}
+
+export function keysOf(session: Session, { prefix, as }: Iteration, enter: () => void): Generator<string | Buffer, void> {
+  return iterate(session, prefix, enter, (key) => (isPresent(session, key) ? keyAs(key, as) : undefined));
+}
+
+export function valuesOf(session: Session, { prefix }: Iteration, enter: () => void): Generator<Value, void> {
+  return iterate(session, prefix, enter, (key) => currentValue(session, key));
+}
+
+export function entriesOf(session: Session, { prefix, as }: Iteration, enter: () => void): Generator<[string | Buffer, Value], void> {
+  return iterate(session, prefix, enter, (key): [string | Buffer, Value] | undefined => {
+    const value = currentValue(session, key);
+    return value === undefined ? undefined : [keyAs(key, as), value];
+  });
+}
+
 /** Is the key (still) there? */
-export function isPresent(session: Session, key: Buffer): boolean {
+function isPresent(session: Session, key: Buffer): boolean {
   const size = encodeKey(key);
   return read(session, session.hashKey(keyWords, size), size, AS_PRESENCE) === true;
 }
 
-export function currentValue(session: Session, key: Buffer): unknown {
+function currentValue(session: Session, key: Buffer): unknown {
   const size = encodeKey(key);
   return read(session, session.hashKey(keyWords, size), size, AS_VALUE);
 }
 
-export function keyAs(key: Buffer, as: 'string' | 'buffer'): string | Buffer {
+function keyAs(key: Buffer, as: 'string' | 'buffer'): string | Buffer {
   return decodeKey(key, 0, key.length, as);
 }

@@ -66,7 +66,9 @@ export interface StoreOptions {
    */
   segmentSize?: number | undefined;
   /**
-   * Entries of the coherent local cache of decoded values, a whole number from 0 (none). Above 0: not built yet in this version.
+   * Entries of the coherent local cache of decoded values, a whole number from 0 (none). `get` with a string key then returns strings,
+   * numbers, bigints, booleans and null, and plain objects and arrays of these, without decoding them again as long as they are
+   * current. Objects and arrays that it returns are frozen, and shared by all who get them.
    * @default 0
    */
   localCache?: number | undefined;
@@ -145,7 +147,6 @@ export function normalizeOptions(path: unknown, options: unknown = {}): Normaliz
     hash: functionOrNothing('hash', given.hash),
   };
   if (normalized.eviction === 'auto') throw notBuilt(normalized, 'eviction', "use 'none', and ttl or delete() to make room");
-  if (normalized.localCache > 0) throw notBuilt(normalized, 'localCache', 'leave it at 0');
   return normalized;
 }
 
@@ -157,7 +158,7 @@ export function checkTTL(value: unknown): number {
   return value;
 }
 
-function notBuilt(options: NormalizedOptions, name: 'eviction' | 'localCache', remedy: string): Error {
+function notBuilt(options: NormalizedOptions, name: 'eviction', remedy: string): Error {
   const facts = { option: name, value: options[name] };
   return storeError('ERR_STORE_UNSUPPORTED', options.path, 'this option is not built yet in this version', facts, remedy);
 }

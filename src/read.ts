@@ -43,6 +43,7 @@ export function read(session: Session, hash: number, keySize: number, how: numbe
   let lost = -1;
   for (let looks = 0; looks < LOOKS; looks++) {
     const view = viewOf(session, hash);
+    session.view = view;
     let value: unknown;
     try {
       value = find(session, view, hash, keyWords, keySize) ? decodeFound(session, view, how) : undefined;

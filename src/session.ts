@@ -78,6 +78,9 @@ export class Session {
   views: View[] = noViews();
   viewMask = 0;
 
+  /** The view that read() went by last. */
+  view: View = noViews()[0]!;
+
   // ---- Cursor: what find() found -------------------------------------------------------------------------------
   /** Slot: its region's words and the index of its tag; the ref is the next word. */
   slotWords: Int32Array;

@@ -57,6 +57,10 @@ export interface StoreStats {
   /** Of this open. */
   hits: number;
   misses: number;
+  /** Of the local cache of this open: gets that it answered, which `hits` counts too, and those that it did not; entries in it. */
+  localHits: number;
+  localMisses: number;
+  localEntries: number;
   sets: number;
   deletes: number;
   splits: number;
@@ -74,7 +78,7 @@ export function countEntries(session: Session): number {
   return count;
 }
 
-export function collectStats(session: Session): StoreStats {
+export function collectStats(session: Session): Omit<StoreStats, 'localHits' | 'localMisses' | 'localEntries'> {
   const { memory } = session;
   const root = memory.words[0]!;
   let entries = 0;

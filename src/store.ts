@@ -8,7 +8,8 @@ import { settle, watchInterrupted } from './cleanup.js';
 import { clearStore } from './clear.js';
 import { encoded, encodeKey, encodeValue, keyWords, releaseValue } from './codec.js';
 import { type CompactResult, compactStore } from './compact.js';
-import { currentValue, isPresent, iterate, keyAs } from './iterator.js';
+import { entriesOf, keysOf, valuesOf } from './iterator.js';
+import { LocalCache } from './local-cache.js';
 import { closeSession, openSession } from './open.js';
 import { checkTTL, normalizeOptions, type StoreOptions } from './options.js';
 import { AS_BYTES, AS_PRESENCE, AS_VALUE, read } from './read.js';
@@ -43,6 +44,7 @@ export class Store implements Iterable<[string, Value]> {
   readonly readOnly: boolean;
   readonly #session: Session;
   readonly #ttl: number;
+  readonly #cache: LocalCache | null;
   #timers: NodeJS.Timeout[] = [];
 
   constructor(path: string, options: StoreOptions = {}) {
@@ -51,6 +53,7 @@ export class Store implements Iterable<[string, Value]> {
     this.path = normalized.path;
     this.readOnly = normalized.readOnly;
     this.#ttl = normalized.ttl;
+    this.#cache = normalized.localCache > 0 ? new LocalCache(normalized.localCache) : null;
     if (this.readOnly) return;
     this.#timers.push(watchInterrupted(this.#session));
     if (normalized.durability !== 'none') this.#timers.push(checkpointNowAndThen(this.#session));
@@ -97,10 +100,19 @@ export class Store implements Iterable<[string, Value]> {
    */
   get(key: Key): Value | undefined {
     const session = this.#enter();
+    const cache = this.#cache;
+    if (cache !== null && typeof key === 'string') {
+      const kept = cache.find(key);
+      if (kept !== undefined) return kept;
+    }
     const keySize = encodeKey(key);
     const value = read(session, session.hashKey(keyWords, keySize), keySize, AS_VALUE);
-    if (value === undefined) session.misses++;
-    else session.hits++;
+    if (value === undefined) {
+      session.misses++;
+      return undefined;
+    }
+    session.hits++;
+    if (cache !== null && typeof key === 'string') cache.keep(session, key, value);
     return value;
   }
 
@@ -318,40 +330,19 @@ export class Store implements Iterable<[string, Value]> {
   keys(options: IterationOptions & { as: 'buffer' }): IterableIterator<Buffer>;
   keys(options?: IterationOptions): IterableIterator<string>;
   keys(options?: IterationOptions): IterableIterator<string | Buffer> {
-    const { session, prefix, as } = this.#iteration(options);
-    return iterate(
-      session,
-      prefix,
-      () => this.#enter(),
-      (key) => (isPresent(session, key) ? keyAs(key, as) : undefined),
-    );
+    return keysOf(this.#enter(), iterationOf(options), () => this.#enter());
   }
 
   /** Values, lazily: see keys(). */
   values(options?: IterationOptions): IterableIterator<Value> {
-    const { session, prefix } = this.#iteration(options);
-    return iterate(
-      session,
-      prefix,
-      () => this.#enter(),
-      (key) => currentValue(session, key),
-    );
+    return valuesOf(this.#enter(), iterationOf(options), () => this.#enter());
   }
 
   /** [key, value] pairs, lazily: see keys(). */
   entries(options: IterationOptions & { as: 'buffer' }): IterableIterator<[Buffer, Value]>;
   entries(options?: IterationOptions): IterableIterator<[string, Value]>;
   entries(options?: IterationOptions): IterableIterator<[string | Buffer, Value]> {
-    const { session, prefix, as } = this.#iteration(options);
-    return iterate(
-      session,
-      prefix,
-      () => this.#enter(),
-      (key): [string | Buffer, Value] | undefined => {
-        const value = currentValue(session, key);
-        return value === undefined ? undefined : [keyAs(key, as), value];
-      },
-    );
+    return entriesOf(this.#enter(), iterationOf(options), () => this.#enter());
   }
 
   [Symbol.iterator](): IterableIterator<[string, Value]> {
@@ -364,14 +355,11 @@ export class Store implements Iterable<[string, Value]> {
     for (const [key, value] of this.entries()) fn(value, key, this);
   }
 
-  #iteration(options: IterationOptions | undefined): { session: Session; prefix: Buffer | undefined; as: 'string' | 'buffer' } {
-    const session = this.#enter();
-    return { session, ...iterationOf(options) };
-  }
-
   /** Numbers about the store and about this open. */
   stats(): StoreStats {
-    return collectStats(this.#enter());
+    const { hits, misses, size } = this.#cache ?? { hits: 0, misses: 0, size: 0 };
+    const stats = collectStats(this.#enter());
+    return { ...stats, hits: stats.hits + hits, localHits: hits, localMisses: misses, localEntries: size };
   }
 
   /**
@@ -436,6 +424,7 @@ export class Store implements Iterable<[string, Value]> {
   close(): void {
     if (this.#session.closed) return;
     for (const timer of this.#timers) clearInterval(timer);
+    this.#cache?.clear();
     closeSession(this.#session);
   }
 

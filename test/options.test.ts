@@ -157,10 +157,7 @@ describe('normalizeOptions', () => {
   });
 
   test('says of what is not built yet that it is not', () => {
-    for (const [option, value] of [
-      ['eviction', 'auto'],
-      ['localCache', 100],
-    ] as const) {
+    for (const [option, value] of [['eviction', 'auto']] as const) {
       let caught: unknown;
       try {
         normalizeOptions('/a/b', { maxSize: '2mb', [option]: value });
