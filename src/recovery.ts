@@ -16,7 +16,7 @@ import { cleanEveryOwner } from './cleanup.js';
 import { storeError } from './errors.js';
 import { attachExtent, describeExtent } from './extents.js';
 import { failpoint } from './failpoints.js';
-import type { Header } from './header.js';
+import { type Header, writeHeader } from './header.js';
 import {
   DIRECTORY_ENTRIES_WORD,
   DIRECTORY_EXTENT_ENTRIES,
@@ -56,6 +56,7 @@ import {
   X_STATE_WORD,
 } from './layout.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
+import { native } from './native.js';
 import { initSegment, segmentChecksum } from './rebuild.js';
 import { type Found, findRecords, rebuildSegment } from './recovery-segment.js';
 import { applyRedo, readRedo } from './redo-scan.js';
@@ -112,8 +113,21 @@ export function recoverStore(session: Session, header: Header, decision: Decisio
   else if (decision === 'recover') {
     const operations = readRedo(session.path, header.storeId, header.controlId, header.durableEpoch);
     session.recovery = recoverToCheckpoint(session, header.durableEpoch, isCopy);
+    if (isCopy && operations.length > 0) adopt(session, header);
     session.recovery.redone = applyRedo(session, operations);
   } else if (decision === 'empty') session.recovery = empty(session, header.durableEpoch);
+}
+
+/**
+ * What the redo log has is written in epochs far above the checkpoint's: were that cut off, the next recovery would take
+ * the copy for one that was made while checkpoints went on. So the header first names this file, which is none; not its
+ * boot, as there is still all to be done.
+ */
+function adopt(session: Session, header: Header): void {
+  const { fd } = session.memory;
+  header.sequence = (header.sequence + 1) | 0;
+  writeHeader(fd, { ...header, bootId: '' });
+  native.syncData(fd);
 }
 
 /** Room above every epoch that may stand anywhere in the file, in records that recovery did not look at. */

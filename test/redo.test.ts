@@ -6,7 +6,7 @@ import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync }
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { open, type Store } from '../dist/index.js';
+import { type Batch, open, type Store } from '../dist/index.js';
 import { ENTRY_ALIGN, REDO_HALF_SIZE, REDO_HEADER_SIZE } from '../dist/layout.js';
 import { replayable } from './support/random.js';
 import { contentOf, entriesIn, PowerLoss } from './support/redo.js';
@@ -39,6 +39,12 @@ function scene(): Scene {
   return { path, folder, store, loss, follow };
 }
 
+function manyInOne(store: Store, count: number): Batch {
+  const batch = store.batch();
+  for (let i = 0; i < count; i++) batch.set(`batch ${i}`, `${count} ${i}`);
+  return batch.delete('many 2000').delete('nothing');
+}
+
 test('every call that writes has its effect after a power loss, as soon as it has returned', async () => {
   const { store, loss, follow } = scene();
   const far = 10_000_000;
@@ -65,6 +71,9 @@ test('every call that writes has its effect after a power loss, as soon as it ha
     ['a large value', () => store.set('v', Buffer.alloc(100_000, 8))],
     ['touch of a large value', () => store.touch('v', far)],
     ['delete of a large value', () => store.delete('v')],
+    ['a batch', () => manyInOne(store, 50).commit()],
+    ['a batch that does not fit in the log', () => manyInOne(store, 20_000).commit()],
+    ['a batch with a large value', () => manyInOne(store, 5).set('large', Buffer.alloc(100_000)).commit()],
     ['clear', () => store.clear()],
     ['set after clear', () => store.set('z', 1)],
   ];
@@ -125,6 +134,33 @@ test('a call of many writes shares one sync, as long as they fit', () => {
   expect(store.stats().redoSyncs).toBe(1);
   expect(store.deleteMany(Array.from({ length: 500 }, (_, i) => `k${i}`))).toBe(500);
   expect(store.stats()).toMatchObject({ redoSyncs: 2, checkpoints: 0 });
+});
+
+test('a call of one write has a sync of its own', () => {
+  const { store } = scene();
+  for (let i = 0; i < 50; i++) store.set('key', i);
+  for (let i = 0; i < 50; i++) store.increment('key');
+  expect(store.stats()).toMatchObject({ redoSyncs: 100, checkpoints: 0 });
+  store.add('key', 'there already');
+  store.delete('absent');
+  expect(store.stats().redoSyncs).toBe(100);
+});
+
+test('of a batch whose entry is torn nothing is there, and of one that is whole everything', async () => {
+  const dice = replayable('torn batch');
+  const { store, loss } = scene();
+  store.set('many 2000', 'before');
+  const before = contentOf(store);
+  manyInOne(store, 300).commit();
+  expect(store.stats()).toMatchObject({ redoSyncs: 2, checkpoints: 0 });
+  expect(await loss.recovered()).toEqual(contentOf(store));
+  for (let round = 0; round < 10; round++) {
+    const recovered = await loss.recovered((log) => {
+      const [, batch] = entriesIn(log);
+      log[batch!.offset + dice.below(batch!.size)]! ^= 1 << dice.below(8);
+    });
+    expect(recovered).toEqual(before);
+  }
 });
 
 test('an entry that is torn, missing or changed is left out, and those behind it are found', async () => {

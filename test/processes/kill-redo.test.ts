@@ -1,0 +1,255 @@
+/**
+ * Durability 'sync' with several processes: they share syncs, one that is killed or stopped at any point of the redo log
+ * does not keep the others from theirs, and every write that has returned in any process is there after a power loss.
+ */
+import { readFileSync, rmSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { open } from '../../dist/index.js';
+import { REDO_HALF_SIZE, REDO_HEADER_SIZE } from '../../dist/layout.js';
+import { GO_ON } from '../support/kills.js';
+import { freshFolder, type Message, type Peer, startPeer } from '../support/processes.js';
+import { replayable } from '../support/random.js';
+import { contentOf, PowerLoss } from '../support/redo.js';
+
+const quiet = { durability: 'sync', checkpointInterval: 3_600_000 } as const;
+
+/** A peer with all that it has said: the numbers of the writes that returned, and its last words. */
+class Syncer {
+  readonly slot: number;
+  readonly peer: Peer;
+  readonly returned: number[] = [];
+  last: { redoSyncs: number; checkpoints: number } | undefined;
+
+  constructor(slot: number, params: object, failpoints?: string) {
+    this.slot = slot;
+    this.peer = startPeer('syncer', { slot, ...params }, { failpoints });
+  }
+
+  async hear(): Promise<Message> {
+    const message = await this.peer.hear();
+    if (typeof message === 'number') this.returned.push(message);
+    else if (message !== 'ready') this.last = message;
+    return message;
+  }
+
+  /** Listens until it ends or dies. */
+  async listen(): Promise<void> {
+    try {
+      while (this.last === undefined) await this.hear();
+    } catch {
+      // It is dead, and all that it has said is heard.
+    }
+  }
+
+  /** Hears what it said before now, and one write that returned after. */
+  async goesOn(since: number): Promise<number> {
+    const before = this.returned.length;
+    while (this.returned.length < before + 3) await this.hear();
+    return performance.now() - since;
+  }
+
+  expectIn(content: Map<string, unknown>): void {
+    for (const i of this.returned)
+      expect(content.get(`${this.slot}/${i}`), `write ${i} of peer ${this.slot}`).toMatch(new RegExp(`^${i} `));
+  }
+}
+
+test('writers of four processes share syncs, and each write is there', { timeout: 60_000 }, async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const store = open(path, quiet);
+  const loss = new PowerLoss(path, folder);
+  const writers = Array.from({ length: 4 }, (_, slot) => new Syncer(slot, { path, count: 150, waits: true }));
+  for (const writer of writers) expect(await writer.hear()).toBe('ready');
+  for (const { peer } of writers) peer.say('go');
+  await Promise.all(writers.map((writer) => writer.listen()));
+  const syncs = writers.reduce((sum, { last }) => sum + last!.redoSyncs, 0);
+  expect(syncs).toBeGreaterThan(0);
+  expect(syncs).toBeLessThan(4 * 150);
+  const content = await loss.recovered();
+  for (const writer of writers) {
+    expect(writer.returned.length).toBe(150);
+    writer.expectIn(content);
+  }
+  store.close();
+});
+
+const points = ['redo.reserved', 'redo.appended', 'redo.leading', 'redo.synced', 'redo.released'];
+
+test('one that is killed at any point harms nobody else, and nothing that returned is lost', { timeout: 120_000 }, async () => {
+  const dice = replayable('kill-redo');
+  for (const point of points) {
+    const folder = freshFolder();
+    const path = join(folder, 'store');
+    const store = open(path, quiet);
+    const loss = new PowerLoss(path, folder);
+    const others = [1, 2].map((slot) => new Syncer(slot, { path }));
+    for (const other of others) await other.hear();
+    const failpoints = `${point}=kill@${3 + dice.below(20)}`;
+    const victim = new Syncer(0, { path }, failpoints);
+    const listening = victim.listen();
+    const { signal, errors, at } = await victim.peer.ended();
+    expect({ failpoints, signal, errors }).toEqual({ failpoints, signal: 'SIGKILL', errors: '' });
+    for (const other of others) expect(await other.goesOn(at), failpoints).toBeLessThan(GO_ON);
+    await listening;
+    for (const { peer } of others) peer.say('end');
+    await Promise.all(others.map((other) => other.listen()));
+    const content = await loss.recovered();
+    for (const writer of [victim, ...others]) writer.expectIn(content);
+    // The victim's last write may be in the store, and not in the log.
+    for (const [key, value] of content) expect(store.get(key)).toBe(value);
+    store.close();
+  }
+});
+
+test('one that is stopped while it syncs for the others holds them up for a moment only', { timeout: 60_000 }, async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const store = open(path, quiet);
+  const loss = new PowerLoss(path, folder);
+  const victim = new Syncer(0, { path }, 'redo.leading=stop@5');
+  while ((await victim.hear()) !== 3);
+  await untilStopped(victim.peer.pid);
+  const since = performance.now();
+  for (let i = 0; i < 20; i++) store.set(`after ${i}`, i);
+  expect(performance.now() - since).toBeLessThan(GO_ON);
+  expect((await loss.recovered()).size).toBe(store.size);
+  victim.peer.kill('SIGCONT');
+  await victim.goesOn(since);
+  victim.peer.say('end');
+  await victim.listen();
+  expect(await loss.recovered()).toEqual(contentOf(store));
+  store.close();
+});
+
+test('one that was held up between its place in the log and its write harms no entry of a later epoch', { timeout: 60_000 }, async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const store = open(path, quiet);
+  const loss = new PowerLoss(path, folder);
+  const victim = new Syncer(0, { path, size: 500, count: 3 }, 'redo.reserved=stop@3');
+  while ((await victim.hear()) !== 1);
+  await untilStopped(victim.peer.pid);
+  // Its half is used again two checkpoints later.
+  for (let checkpoint = 0; checkpoint < 4; checkpoint++) {
+    store.syncNow();
+    loss.sync();
+    for (let i = 0; i < 100; i++) store.set(`k${i}`, `${checkpoint} ${i}`);
+  }
+  const before = await loss.recovered();
+  expect(before).toEqual(contentOf(store));
+  victim.peer.kill('SIGCONT');
+  await victim.listen();
+  expect(victim.returned).toEqual([0, 1, 2]);
+  expect(await loss.recovered()).toEqual(before);
+  store.close();
+});
+
+test('checkpoints that are killed one after the other leave the log with all that is not durable', { timeout: 60_000 }, async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const store = open(path, quiet);
+  const loss = new PowerLoss(path, folder);
+  for (let round = 0; round < 4; round++) {
+    for (let i = 0; i < 20; i++) store.set(`${round} ${i}`, 'a value');
+    expect(await loss.recovered()).toEqual(contentOf(store));
+    const { signal } = await new Syncer(0, { path, beginsWithCheckpoint: true }, 'checkpoint.begun=kill').peer.ended();
+    expect(signal).toBe('SIGKILL');
+  }
+  expect(store.stats()).toMatchObject({ durableEpoch: 0, epoch: 5 });
+  store.set('last', 1);
+  expect(await loss.recovered()).toEqual(contentOf(store));
+  store.close();
+});
+
+test('an open that is killed while it makes the log leaves the making to the next one', { timeout: 60_000 }, async () => {
+  for (const point of ['redo.zeroed', 'redo.made']) {
+    for (const beside of [false, true]) {
+      const folder = freshFolder();
+      const path = join(folder, 'store');
+      const bystander = open(path, { checkpointInterval: 3_600_000 });
+      bystander.set('before', 1);
+      if (!beside) bystander.close();
+      const { signal } = await new Syncer(0, { path, count: 1 }, `${point}=kill`).peer.ended();
+      expect({ point, beside, signal }).toEqual({ point, beside, signal: 'SIGKILL' });
+      const store = open(path, quiet);
+      const loss = new PowerLoss(path, folder);
+      store.set('after', 1);
+      expect((await loss.recovered()).get('after')).toBe(1);
+      expect(statSync(`${path}.redo`).size).toBe(REDO_HEADER_SIZE + 2 * REDO_HALF_SIZE);
+      store.close();
+      bystander.close();
+    }
+  }
+});
+
+test('a batch that others finish for one who was killed is there as a whole after a power loss, or not at all', {
+  timeout: 60_000,
+}, async () => {
+  for (const [n, point] of ['batch.committed', 'batch.applied', 'batch.segment', 'batch.published', 'batch.cleared'].entries()) {
+    const durability = n % 2 === 0 ? 'checkpoint' : 'sync';
+    const folder = freshFolder();
+    const path = join(folder, 'store');
+    const store = open(path, quiet);
+    let { durableEpoch } = store.stats();
+    const loss = new PowerLoss(path, folder);
+    const { signal } = await startPeer('one-batch', { path, count: 200, durability }, { failpoints: `${point}=kill` }).ended();
+    expect({ point, signal }).toEqual({ point, signal: 'SIGKILL' });
+    // Each write meets another segment of the batch, whose lock the dead one held.
+    for (let i = 0; i < 10; i++) {
+      store.set(`other ${i}`, i);
+      const now = store.stats().durableEpoch;
+      if (now !== durableEpoch) loss.sync();
+      durableEpoch = now;
+      const content = await loss.recovered();
+      const count = [...content.keys()].filter((key) => key.startsWith('batch')).length;
+      expect([0, 200], `${point}, after write ${i}`).toContain(count);
+      for (let n = 0; n <= i; n++) expect(content.get(`other ${n}`)).toBe(n);
+      if (i > 2 && count === 200) break;
+    }
+    store.close();
+  }
+});
+
+test('a recovery that is killed while it applies the log is done again, in a copy too', { timeout: 60_000 }, async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const store = open(path, { ...quiet, segmentSize: 65536 });
+  const loss = new PowerLoss(path, folder);
+  const value = 'v'.repeat(1000);
+  for (let i = 0; i < 1500; i++) store.set(`k${i % 1400}`, `${i} ${value}`);
+  for (let i = 0; i < 50; i++) store.delete(`k${i}`);
+  const copyPath = loss.strike();
+  for (const passage of [1200, 3]) {
+    const failpoints = `recovery.redone=kill@${passage}`;
+    const { signal, errors } = await startPeer('opener', { path: copyPath }, { failpoints }).ended();
+    expect({ failpoints, signal, errors }).toEqual({ failpoints, signal: 'SIGKILL', errors: '' });
+  }
+  const copy = open(copyPath);
+  expect(copy.stats().recovery).toMatchObject({ redone: 1400 });
+  expect((await copy.check()).problems).toEqual([]);
+  expect(contentOf(copy)).toEqual(contentOf(store));
+  copy.close();
+  store.close();
+});
+
+test('a store whose control file was deleted after a crash goes on without what its log held, and loses nothing', {
+  timeout: 60_000,
+}, async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const victim = new Syncer(0, { path }, 'redo.synced=kill@40');
+  await victim.listen();
+  rmSync(`${path}.lock`);
+  const store = open(path, { checkpointInterval: 3_600_000 });
+  const loss = new PowerLoss(path, folder);
+  const content = await loss.recovered();
+  expect(victim.returned.length).toBeGreaterThan(30);
+  victim.expectIn(content);
+  store.close();
+});
+
+async function untilStopped(pid: number): Promise<void> {
+  while (!/\) T /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))) await new Promise((resolve) => setTimeout(resolve, 5));
+}
