@@ -5,7 +5,9 @@ import { closeSession, openSession } from './open.js';
 import { normalizeOptions } from './options.js';
 
 try {
-  closeSession(openSession(workerData as string, normalizeOptions(workerData, { create: false })));
+  const session = openSession(workerData as string, normalizeOptions(workerData, { create: false }));
+  closeSession(session);
+  if (session.leftBecause !== undefined) throw session.leftBecause;
 } catch (error) {
   if (!(error instanceof StoreError)) throw error;
   parentPort!.postMessage({ code: error.code, message: error.message });

@@ -95,7 +95,11 @@ async function copyCheckpoint(session: Session, copy: string, enter: () => void)
     // Not what is under way in the source belongs to it, be it the control file or the redo log.
     header.storeId = randomId();
     header.bootId = '';
-    header.extentCount = Math.min(header.extentCount, Math.floor(native.fileInfo(copyFd).size / 65536));
+    // Not just any copy of a store in use: what it needs was pinned.
+    const info = native.fileInfo(copyFd);
+    header.device = BigInt(info.device);
+    header.inode = BigInt(info.inode);
+    header.extentCount = Math.min(header.extentCount, Math.floor(info.size / 65536));
     for (let copies = 0; copies < 2; copies++) {
       header.sequence = (header.sequence + 1) | 0;
       writeHeader(copyFd, header);

@@ -62,12 +62,12 @@ export function makeRoom(session: Session, need: number): void {
   try {
     let missing = need - availableExtents(session);
     if (missing <= 0) return;
-    if (fillHoles(session, missing)) return;
-    missing = need - availableExtents(session);
-    const count = Atomics.load(r, R_EXTENT_COUNT_WORD);
-    const step = Math.max(missing, Math.min(GROWTH_MAX, Math.max(GROWTH_MIN, count >>> GROWTH_SHIFT)));
-    const most = session.maxSize === 0 ? MAX_EXTENTS : Math.min(MAX_EXTENTS, Math.floor(session.maxSize / EXTENT_SIZE));
     try {
+      if (fillHoles(session, missing)) return;
+      missing = need - availableExtents(session);
+      const count = Atomics.load(r, R_EXTENT_COUNT_WORD);
+      const step = Math.max(missing, Math.min(GROWTH_MAX, Math.max(GROWTH_MIN, count >>> GROWTH_SHIFT)));
+      const most = session.maxSize === 0 ? MAX_EXTENTS : Math.min(MAX_EXTENTS, Math.floor(session.maxSize / EXTENT_SIZE));
       growTo(session, count, Math.min(count + step, most), count + missing);
     } catch (error) {
       // The last resort before saying no: what waits in quarantine.
@@ -179,7 +179,12 @@ export function makeHoles(session: Session, keep: number): boolean {
     withAllocator(session, () => {
       while (holes.length < HOLES_AT_ONCE && r[R_FREE_COUNT_WORD]! > keep && r[R_FREE_HEAD_WORD] !== 0) holes.push(takeHole(session, r));
     });
-    for (const extent of holes) native.punchHole(memory.fd, extent * EXTENT_SIZE + HOLE_KEPT, EXTENT_SIZE - HOLE_KEPT);
+    try {
+      for (const extent of holes) native.punchHole(memory.fd, extent * EXTENT_SIZE + HOLE_KEPT, EXTENT_SIZE - HOLE_KEPT);
+    } catch (error) {
+      // The rest are holes that take space: no harm, they are filled like the others.
+      throw fromSystemError(error, session.path, 'giving space back to the file system');
+    }
     return holes.length < HOLES_AT_ONCE;
   } finally {
     release(fixed, LOCK_GROWTH_WORD);

@@ -340,8 +340,6 @@ function begin(session: Session, { header, isCopy }: Opened, decision: Decision,
     if (header.clean) takeMark(session, header, 2);
     return;
   }
-  // Whoever was killed in a checkpoint may have written a header that is not on the disk yet: not both at once.
-  if (decision !== 'go on') syncOrSuspect(session);
   // A repaired store may have writes that a redo log has and no checkpoint: under a new control id that log is void.
   if (session.recovery !== undefined || decision === 'repair' || (header.loose && isTight)) {
     // All that is there now becomes a checkpoint, of which the header below tells.
@@ -351,6 +349,9 @@ function begin(session: Session, { header, isCopy }: Opened, decision: Decision,
     header.loose = false;
     syncOrSuspect(session);
     if (failpoint !== null) failpoint('open.synced');
+  } else if (decision !== 'go on') {
+    // Whoever was killed in a checkpoint may have written a header that is not on the disk yet: not both copies at once.
+    syncOrSuspect(session);
   }
   header.loose ||= !isTight;
   header.controlId = controlId;
@@ -420,8 +421,9 @@ function leave(session: Session, path: string): void {
       changeMark(session, header, false);
       throw error;
     }
-  } catch {
+  } catch (error) {
     // What could not be left in order, the next open finds and repairs: the clean mark is not set.
+    session.leftBecause = error;
   } finally {
     try {
       // Else the slot stays in use: whoever finds nobody holding its byte cleans up what this open could not.

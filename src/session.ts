@@ -66,6 +66,8 @@ export class Session {
   strayNotes: number[] = [];
   /** Counters of this open, for stats(). */
   checkpoints = 0;
+  /** Why the last close could not leave the store in order. */
+  leftBecause: unknown;
   hits = 0;
   misses = 0;
   sets = 0;

@@ -1,47 +1,14 @@
-/** A disk that fails or is full: what the store says, what it keeps, and that it never claims to be durable when it is not. */
-import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+/** A sync that fails: who is told, that life goes on, and that nobody claims to be durable from then on. */
+import { copyFileSync, existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
+import { readHeader, writeHeader } from '../../dist/header.js';
 import { open, type Store } from '../../dist/index.js';
 import { H_CLEAN_WORD, H_DURABLE_EPOCH_WORD, H_SEQUENCE_WORD, HEADER_SIZE } from '../../dist/layout.js';
+import { native, OpenFlag } from '../../dist/native.js';
+import { Caller, expectSuspect, failed, QUIET } from '../support/caller.js';
 import { Faults } from '../support/faults.js';
-import { expectInOrder } from '../support/kills.js';
-import { freshPath, type Message, type Peer, startPeer, until } from '../support/processes.js';
-
-/** Nobody makes a checkpoint of its own accord. */
-const QUIET = { checkpointInterval: 3_600_000, segmentSize: 65536 };
-
-class Caller {
-  readonly #peer: Peer;
-
-  private constructor(peer: Peer) {
-    this.#peer = peer;
-  }
-
-  /** A process that has the store open; with `options` null it has not yet. */
-  static async start(path: string, { options = QUIET, faults }: { options?: object | null; faults?: Faults } = {}): Promise<Caller> {
-    const peer = startPeer('caller', { path, options }, { env: faults?.env ?? {} });
-    expect(await peer.hear()).toBe('ready');
-    return new Caller(peer);
-  }
-
-  async call(...message: unknown[]): Promise<Message> {
-    this.#peer.say(message);
-    return await this.#peer.hear();
-  }
-
-  /** The call has to succeed. */
-  async value(...message: unknown[]): Promise<Message> {
-    const answer = await this.call(...message);
-    expect(answer, String(message[0])).toHaveProperty('value');
-    return answer.value;
-  }
-
-  kill(): Promise<unknown> {
-    this.#peer.kill('SIGKILL');
-    return this.#peer.ended();
-  }
-}
+import { freshPath, until } from '../support/processes.js';
 
 interface Copy {
   clean: boolean;
@@ -65,11 +32,14 @@ const newest = (path: string): Copy => headers(path).reduce((best, copy) => (cop
 function recovered(path: string, durableEpoch: number): { entries: [string, unknown][]; epoch: number | undefined } {
   const copy = `${path}.copy`;
   copyFileSync(path, copy);
-  const bytes = readFileSync(copy);
+  const fd = native.openFile(copy, OpenFlag.write, 0);
   headers(copy).forEach((header, i) => {
-    if (header.durableEpoch !== durableEpoch) bytes.fill(0, i * HEADER_SIZE, (i + 1) * HEADER_SIZE);
+    if (header.durableEpoch !== durableEpoch) native.writeFile(fd, new Uint8Array(HEADER_SIZE), i * HEADER_SIZE);
   });
-  writeFileSync(copy, bytes);
+  const { size, device, inode } = native.fileInfo(fd);
+  // Not a copy, but the very file, in another boot.
+  writeHeader(fd, { ...readHeader(fd, copy, size), device: BigInt(device), inode: BigInt(inode), bootId: '' });
+  native.closeFile(fd);
   const store = open(copy, QUIET);
   try {
     return { entries: sorted(store), epoch: store.stats().recovery?.epoch };
@@ -79,16 +49,6 @@ function recovered(path: string, durableEpoch: number): { entries: [string, unkn
 }
 
 const sorted = (store: Store): [string, unknown][] => [...store].sort(([a], [b]) => (a < b ? -1 : 1));
-
-const failed = { code: 'ERR_STORE_SYNC_FAILED', errno: 'EIO' };
-
-/** Every way to ask for durability is refused, by everybody. */
-async function expectSuspect(callers: Caller[]): Promise<void> {
-  for (const caller of callers) {
-    for (const way of ['sync', 'syncNow', 'sync']) expect(await caller.call(way)).toMatchObject(failed);
-    expect(await caller.value('many syncs', 3)).toEqual(new Array(3).fill(failed.code));
-  }
-}
 
 describe.each([
   [1, 'the data'],
@@ -177,6 +137,21 @@ test('a checkpoint whose header cannot be written has failed as well', async () 
   expect(await one.call('sync')).toMatchObject({ ...failed, cause: { syscall: 'pwrite' } });
   await expectSuspect([one]);
   expect(faults.calls).toEqual(['fdatasync 1 -', 'pwrite 1 EIO']);
+});
+
+test('a checkpoint that finds no descriptor for its thread has not begun, and not failed', async () => {
+  const path = freshPath();
+  const one = await Caller.start(path, { shell: 'ulimit -n 100; exec "$@"' });
+  await one.value('set', 'key', 'value');
+  const { durableEpoch } = await one.value('stats');
+  expect(await one.value('take descriptors')).toBe('EMFILE');
+  for (let count = 0; count < 3; count++) expect(await one.call('sync')).toMatchObject({ code: 'ERR_STORE_NO_MEMORY' });
+  expect((await one.value('stats')).durableEpoch).toBe(durableEpoch);
+  await one.value('syncNow'); // needs none
+  await one.value('give descriptors back');
+  await one.value('set', 'key', 'new');
+  await one.value('sync');
+  expect((await one.value('stats')).durableEpoch).toBeGreaterThan(durableEpoch + 1);
 });
 
 describe('the last close', () => {
@@ -305,59 +280,4 @@ describe('an open', () => {
     await one.value('syncNow');
     expect(await one.value('check')).toMatchObject({ ok: true, entries: 1 });
   });
-});
-
-describe('no space', () => {
-  test.each([
-    ['ENOSPC', ''],
-    ['EDQUOT', ''],
-    ['EFBIG', ''],
-    ['ENOSPC', '.lock'],
-  ])(
-    '%s for the file STORE%s: ERR_STORE_NO_SPACE, everything else goes on, and so do writes when there is space',
-    { timeout: 60_000 },
-    async (error, file) => {
-      const path = freshPath();
-      const faults = new Faults(`posix_fallocate=${error}@1-,fallocate=${error}@1-`, path + file);
-      const one = await Caller.start(path, { faults });
-      const other = await Caller.start(path, { faults });
-      await one.value('fill', 'key', 200, 1000, 'first');
-      faults.arm();
-      let refused: Message;
-      let count = 0;
-      for (; count < 400 && refused === undefined; count++) {
-        const answer = await one.call('set', `more${count}`, 'x'.repeat(60_000));
-        if (answer.code !== undefined) refused = answer;
-      }
-      expect(refused).toMatchObject({ code: 'ERR_STORE_NO_SPACE' });
-      expect(refused.text).toMatch(/reads and deletes still work/);
-      expect(faults.failed.length).toBeGreaterThan(0);
-      // As it was before: the value is not there, the others are, to each process.
-      for (const caller of [one, other]) {
-        expect(await caller.value('get', `more${count - 1}`)).toBe(null);
-        expect(await caller.value('get', `more${count - 2}`)).toBe('x'.repeat(60_000));
-        expect(await caller.value('check')).toMatchObject({ ok: true, entries: 200 + count - 1 });
-        await caller.value('syncNow');
-      }
-      expect(await other.call('set', 'more', 'x'.repeat(1 << 20))).toMatchObject({ code: 'ERR_STORE_NO_SPACE' });
-      // Deletes make room, in the file as it is, and small writes go on in it.
-      for (let i = 0; i < count - 1; i++) expect(await other.value('delete', `more${i}`)).toBe(true);
-      await one.value('syncNow');
-      for (let round = 0; round < 10; round++) {
-        await one.value('fill', 'key', 200, 1000, `round ${round}`);
-        await one.value('syncNow');
-      }
-      await other.value('set', 'more', 'x'.repeat(200_000));
-      faults.disarm();
-      await one.value('set', 'large', 'x'.repeat(4 << 20));
-      await one.value('fill', 'then', 2000, 1000, 'then');
-      expect(await other.value('check')).toMatchObject({ ok: true, entries: 2202 });
-      await one.value('close');
-      await other.value('close');
-      const store = open(path);
-      onTestFinished(() => store.close());
-      await expectInOrder(store, 'after the disk was full');
-      expect(store.size).toBe(2202);
-    },
-  );
 });

@@ -1,8 +1,10 @@
 // Opens the store and calls what it is asked to: ['set', 'key', 'value'] is store.set('key', 'value'). Answers { value }
 // or what was thrown. A few more words: 'open', 'fill', 'all', 'many syncs'.
+import { closeSync, openSync } from 'node:fs';
 import { deaf, hear, open, params, say } from '../../support/peer.mjs';
 
 let store;
+const taken = [];
 
 const words = {
   open(options) {
@@ -12,8 +14,25 @@ const words = {
   fill(prefix, count, size, text) {
     for (let i = 0; i < count; i++) store.set(`${prefix}${i}`, `${text} ${i} `.padEnd(size, '.'));
   },
+  /** The same, and no `without`, as one batch. */
+  'fill in a batch'(prefix, count, size, text, without) {
+    const batch = store.batch();
+    for (let i = 0; i < count; i++) batch.set(`${prefix}${i}`, `${text} ${i} `.padEnd(size, '.'));
+    batch.delete(without).commit();
+  },
   /** Everything in the store, sorted by key. */
   all: () => [...store].sort(([a], [b]) => (a < b ? -1 : 1)),
+  /** Takes all descriptors that the limit leaves, and gives them back. */
+  'take descriptors': () => {
+    try {
+      for (;;) taken.push(openSync('/dev/null'));
+    } catch ({ code }) {
+      return code;
+    }
+  },
+  'give descriptors back': () => {
+    for (const fd of taken.splice(0)) closeSync(fd);
+  },
   /** What becomes of several at once. */
   'many syncs': async (count) => {
     const results = await Promise.allSettled(Array.from({ length: count }, () => store.sync()));
