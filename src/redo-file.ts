@@ -128,10 +128,17 @@ export function openRedoFile(path: string, storeId: string, controlId: string, m
       if (failpoint !== null) failpoint('redo.zeroed');
       native.syncData(fd);
     }
+    // Before there is a header: an open that finds one goes by it.
+    native.syncDirectory(name);
     native.writeFile(fd, new Uint8Array(encodeHeader({ storeId, controlId, halfSize: file.halfSize }).buffer), 0);
     if (failpoint !== null) failpoint('redo.made');
-    native.syncData(fd);
-    native.syncDirectory(name);
+    try {
+      native.syncData(fd);
+    } catch (error) {
+      // It looks written, and may never be: the next one makes it anew.
+      native.writeFile(fd, new Uint8Array(REDO_HEADER_SIZE), 0);
+      throw error;
+    }
     return file;
   } catch (error) {
     if (fd >= 0) native.closeFile(fd);

@@ -16,7 +16,7 @@
  * The lock is no more than a hint about who syncs: a sync covers all ranges written before it, whoever does it. So a
  * leader that is killed or stopped delays the others by one slice, and they sync for themselves.
  */
-import { StoreError, storeError } from './errors.js';
+import { errnoName, StoreError, storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { checksumWords } from './hash.js';
 import {
@@ -396,7 +396,7 @@ function redoFailed(session: Session, cause: unknown): Error {
     'ERR_STORE_SYNC_FAILED',
     session.path,
     'a sync has failed: the store shows the write, but it may not survive a power loss',
-    { errno: Atomics.load(session.memory.fixed, C_SYNC_ERROR_WORD) },
+    { errno: errnoName(Atomics.load(session.memory.fixed, C_SYNC_ERROR_WORD)) },
     'the disk or its connection is at fault: copy what can be read to another disk',
     cause,
   );

@@ -281,3 +281,83 @@ describe('an open', () => {
     expect(await one.value('check')).toMatchObject({ ok: true, entries: 1 });
   });
 });
+
+describe("durability 'sync'", () => {
+  const SYNC = { ...QUIET, durability: 'sync' };
+
+  test('a write whose sync of the redo log fails throws, and so do all later ones, in each process', async () => {
+    const path = freshPath();
+    const faults = new Faults('fdatasync=EIO@1', `${path}.redo`);
+    const one = await Caller.start(path, { options: SYNC, faults });
+    const same = await Caller.start(path, { options: SYNC });
+    const other = await Caller.start(path);
+    await one.value('set', 'key', 'durable');
+    faults.arm();
+    expect(await one.call('set', 'key', 'not durable')).toMatchObject({ ...failed, cause: { code: 'EIO', syscall: 'fdatasync' } });
+    expect(await other.value('get', 'key')).toBe('not durable');
+    for (const caller of [one, same]) {
+      expect(await caller.call('set', 'new', 'value')).toMatchObject(failed);
+      expect(await caller.call('delete', 'new')).toMatchObject(failed);
+      expect(await caller.call('increment', 'count')).toMatchObject(failed);
+      expect(await caller.call('fill in a batch', 'key', 20, 100, 'batch', 'none')).toMatchObject(failed);
+    }
+    await expectSuspect([one, same, other]);
+    expect(faults.calls.filter((line) => line.startsWith('fdatasync'))).toEqual(['fdatasync 1 EIO']);
+    // Who asks for less gets it.
+    await other.value('set', 'other', 'value');
+    expect(await one.value('get', 'other')).toBe('value');
+    expect(await other.value('check')).toMatchObject({ ok: true });
+    for (const caller of [one, same, other]) await caller.value('close');
+    expect(newest(path).clean).toBe(false);
+    const again = await Caller.start(path, { options: SYNC });
+    expect(await again.value('get', 'key')).toBe('not durable');
+    expect(await again.call('set', 'key', 'value')).toMatchObject(failed);
+  });
+
+  test.each(['pwrite=EIO@1', 'pwrite=ENOSPC@1', 'pwrite=EINTR@1,pwrite=half@2'])(
+    'a write whose entry meets %s is durable nevertheless',
+    async (rules) => {
+      const path = freshPath();
+      const faults = new Faults(rules, `${path}.redo`);
+      const one = await Caller.start(path, { options: SYNC, faults });
+      await one.value('set', 'key', 'before');
+      const { durableEpoch } = await one.value('stats');
+      faults.arm();
+      await one.value('set', 'key', 'value');
+      expect(faults.failed.length).toBeGreaterThan(0);
+      // By a checkpoint, where the log does not have it.
+      if (!rules.startsWith('pwrite=EINTR')) expect((await one.value('stats')).durableEpoch).toBeGreaterThan(durableEpoch);
+      else expect(faults.calls.at(-1)).toBe('fdatasync 1 -');
+      await one.value('set', 'key', 'after');
+    },
+  );
+
+  test('after a checkpoint that failed writes are refused', async () => {
+    const path = freshPath();
+    const faults = new Faults('fdatasync=EIO@1', path);
+    const other = await Caller.start(path, { faults });
+    const one = await Caller.start(path, { options: SYNC });
+    await one.value('set', 'key', 'durable');
+    faults.arm();
+    expect(await other.call('sync')).toMatchObject(failed);
+    expect(await one.call('set', 'key', 'value')).toMatchObject(failed);
+    expect(await one.value('get', 'key')).toBe('durable');
+  });
+
+  test.each([1, 2])('an open whose sync %i of a new redo log fails throws, and the next one makes the log anew', async (which) => {
+    const path = freshPath();
+    const first = await Caller.start(path);
+    await first.value('set', 'key', 'value');
+    const faults = new Faults(`fdatasync=EIO@${which}`, `${path}.redo`).arm();
+    const one = await Caller.start(path, { options: null, faults });
+    expect(await one.call('open', SYNC)).toMatchObject({ code: 'ERR_STORE_SYNC_FAILED' });
+    const before = faults.calls.length;
+    await one.value('open', SYNC);
+    // All of it was written again, and its header last, when the rest was on the disk.
+    const calls = faults.calls.slice(before).map((line) => line.split(' ')[0]);
+    const short = calls.filter((call, i) => call !== calls[i - 1]);
+    expect(short).toEqual(['posix_fallocate', 'pwrite', 'fdatasync', 'pwrite', 'fdatasync']);
+    await one.value('set', 'key', 'durable');
+    await first.value('syncNow');
+  });
+});
