@@ -113,6 +113,14 @@ function chooseCrash(recording, random) {
   return first + random.below(last - first + 1);
 }
 
+const rooms = [Buffer.alloc(0), Buffer.alloc(0)];
+
+/** Zeros in which to build a file: the same memory for one image after the other. */
+function room(number, size) {
+  if (rooms[number].length < size) rooms[number] = Buffer.alloc(2 * size);
+  return rooms[number].subarray(0, size).fill(0);
+}
+
 /** The bytes of one file after the crash; undefined: it did not exist yet. */
 export function buildFile(recording, number, plan, random) {
   const file = recording.files[number];
@@ -122,7 +130,7 @@ export function buildFile(recording, number, plan, random) {
   if (newestSize < 0) return undefined;
   const oldestSize = Math.max(0, lastBefore(file.sizes, floor));
   const { size } = file.sizes[CHOICES[plan.size](oldestSize, newestSize, random)];
-  const bytes = Buffer.alloc(size);
+  const bytes = room(number, size);
   let choice = CHOICES[plan.choice];
   let extent = -1;
   const pages = [...file.pages.keys()].sort((a, b) => a - b);
@@ -159,7 +167,7 @@ export function buildCopy(recording, random) {
   const to = Math.min(last, from + random.below(2 ** (1 + random.below(10))));
   const file = recording.files[DATA];
   const { size } = file.sizes[lastBefore(file.sizes, from)];
-  const bytes = Buffer.alloc(size);
+  const bytes = room(DATA, size);
   for (const [page, versions] of file.pages) {
     const at = page * PAGE_SIZE;
     if (at >= size) continue;

@@ -29,6 +29,7 @@ export const SYNC_END = 4;
 /** JSON: what the workload did. */
 export const MARK = 5;
 export const ENTRY_HEADER = 24;
+const MAX_MARK = 2 ** 20;
 
 // Words at the start of the mirror.
 const LOCK_WORD = 0;
@@ -87,7 +88,7 @@ export class Recorder {
     this.mirror = Buffer.from(this.mirrorMapping.buffer);
     this.words = new Int32Array(this.mirrorMapping.buffer, 0, 64);
     this.journal = openSync(this.journalPath, joins ? 'a' : 'ax');
-    this.header = Buffer.alloc(ENTRY_HEADER);
+    this.scratch = Buffer.alloc(ENTRY_HEADER + MAX_MARK);
     /** Asynchronous operations; while `hold` is set they go on only by advance(). */
     this.hold = false;
     this.held = [];
@@ -108,15 +109,16 @@ export class Recorder {
     }
   }
 
-  #append(type, file, value, payload) {
-    const { header } = this;
-    header.writeUInt8(type, 0);
-    header.writeUInt8(file, 1);
-    header.writeUInt32LE(this.words[INSTANT_WORD], 4);
-    header.writeDoubleLE(value, 8);
-    header.writeUInt32LE(payload === undefined ? 0 : payload.length, 16);
+  /** `length` bytes of payload lie in the scratch, behind the room for the entry's header. */
+  #append(type, file, value, length = 0) {
+    const { scratch } = this;
+    scratch.writeUInt8(type, 0);
+    scratch.writeUInt8(file, 1);
+    scratch.writeUInt32LE(this.words[INSTANT_WORD], 4);
+    scratch.writeDoubleLE(value, 8);
+    scratch.writeUInt32LE(length, 16);
     // One write: another process's entries do not come in between, and neither does a kill.
-    writeSync(this.journal, payload === undefined ? header : Buffer.concat([header, payload]));
+    writeSync(this.journal, scratch, 0, ENTRY_HEADER + length);
   }
 
   // Caller holds the lock.
@@ -130,7 +132,7 @@ export class Recorder {
         this.words[SIZE_WORDS[file.number]] = size;
         this.#append(SIZE, file.number, size);
       }
-      const { mirror } = this;
+      const { mirror, scratch } = this;
       const start = MIRROR_OFFSET[file.number];
       for (let at = 0; at < size; at += EXTENT_SIZE) {
         const end = Math.min(at + EXTENT_SIZE, size);
@@ -138,9 +140,10 @@ export class Recorder {
         for (let page = at; page < end; page += PAGE_SIZE) {
           const last = Math.min(page + PAGE_SIZE, end);
           if (file.bytes.compare(mirror, start + page, start + last, page, last) === 0) continue;
-          const bytes = Buffer.from(file.bytes.subarray(page, last));
-          this.#append(PAGE, file.number, page / PAGE_SIZE, bytes);
-          bytes.copy(mirror, start + page);
+          // Copied once: other processes may change it meanwhile.
+          file.bytes.copy(scratch, ENTRY_HEADER, page, last);
+          this.#append(PAGE, file.number, page / PAGE_SIZE, last - page);
+          scratch.copy(mirror, start + page, ENTRY_HEADER, ENTRY_HEADER + last - page);
         }
       }
     }
@@ -168,7 +171,9 @@ export class Recorder {
 
   /** Notes in the journal what the workload did, at this point of its order. */
   mark(what) {
-    this.#locked(() => this.#append(MARK, 0, 0, Buffer.from(JSON.stringify(what))));
+    const text = JSON.stringify(what);
+    if (text.length > MAX_MARK) throw new Error(`a mark of ${text.length} bytes is too long`);
+    this.#locked(() => this.#append(MARK, 0, 0, this.scratch.latin1Write(text, ENTRY_HEADER)));
   }
 
   /** The file that a descriptor of the store refers to; undefined: none of this store's. */
