@@ -174,7 +174,7 @@ function prepare(session: Session, operations: Operations, reserved: number[]): 
     let size = sizes >>> PAYLOAD_SIZE_SHIFT;
     work.hashes[n] = hash;
     work.froms[n] = from;
-    const waiting = operations.large.get(i);
+    const waiting = operations.large.size === 0 ? undefined : operations.large.get(i);
     if (waiting !== undefined) {
       const large = writeExtents(session, hash, sizes & KEY_SIZE_MASK, waiting);
       for (const extent of large.extents) reserved.push(extent);

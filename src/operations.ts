@@ -31,11 +31,15 @@ export interface Waiting {
 const FIRST_WORDS = 4096;
 /** Memory above this many words is let go of when the batch is emptied. */
 const SPARE_WORDS = 2 ** 18;
+const NO_WORDS = new Int32Array(0);
+
+/** Memory of a batch that is done, for the next one: fresh memory costs more than filling it. */
+let spare = NO_WORDS;
 
 export class Operations {
-  words = new Int32Array(FIRST_WORDS);
+  words = NO_WORDS;
   /** The same memory. */
-  bytes = new Uint8Array(this.words.buffer);
+  bytes = new Uint8Array(0);
   /** Index of each operation's first word. */
   starts: number[] = [];
   /** Large values, by the number of their operation. */
@@ -98,10 +102,20 @@ export class Operations {
   }
 
   #grow(least: number): void {
-    const grown = new Int32Array(Math.max(least, this.words.length * 2));
-    grown.set(this.words);
-    this.words = grown;
-    this.bytes = new Uint8Array(grown.buffer);
+    const { words } = this;
+    if (words.length === 0 && spare.length >= least) {
+      this.#use(spare);
+      spare = NO_WORDS;
+      return;
+    }
+    const grown = new Int32Array(Math.max(least, FIRST_WORDS, words.length * 2));
+    grown.set(words);
+    this.#use(grown);
+  }
+
+  #use(words: Int32Array<ArrayBuffer>): void {
+    this.words = words;
+    this.bytes = new Uint8Array(words.buffer);
   }
 
   clear(): void {
@@ -109,10 +123,8 @@ export class Operations {
     this.large.clear();
     this.sets = 0;
     this.#end = 0;
-    if (this.words.length > SPARE_WORDS) {
-      this.words = new Int32Array(FIRST_WORDS);
-      this.bytes = new Uint8Array(this.words.buffer);
-    }
+    if (this.words.length <= SPARE_WORDS && this.words.length > spare.length) spare = this.words;
+    this.#use(NO_WORDS);
   }
 
   /**
@@ -120,21 +132,46 @@ export class Operations {
    * keys of a segment share the low bits of their hash, so however segments split, each one's operations lie together.
    */
   order(): Int32Array {
-    const { words, starts } = this;
-    const keys = new Float64Array(starts.length);
-    for (let i = 0; i < keys.length; i++) keys[i] = (reverseBits(words[starts[i]! + P_HASH_WORD]!) >>> ORDER_DROPPED) * ORDER_SCALE + i;
-    keys.sort();
+    const keys = this.#sortedKeys();
     const order = new Int32Array(keys.length);
     let kept = 0;
     for (let from = 0; from < keys.length; ) {
       const place = Math.floor(keys[from]! / ORDER_SCALE);
+      const limit = (place + 1) * ORDER_SCALE;
       let to = from + 1;
-      while (to < keys.length && Math.floor(keys[to]! / ORDER_SCALE) === place) to++;
+      while (to < keys.length && keys[to]! < limit) to++;
       if (to === from + 1) order[kept++] = keys[from]! - place * ORDER_SCALE;
       else for (const i of this.#lastOfEach(keys.subarray(from, to), place)) order[kept++] = i;
       from = to;
     }
     return order.subarray(0, kept);
+  }
+
+  /** For each operation the upper bits of its reversed hash, then its number; sorted, by buckets of the first bits. */
+  #sortedKeys(): Float64Array {
+    const { words, starts } = this;
+    const count = starts.length;
+    const bits = Math.min(16, Math.max(4, 32 - Math.clz32(count)));
+    const ends = new Int32Array(2 ** bits + 1);
+    const reversed = new Int32Array(count);
+    for (let i = 0; i < count; i++) {
+      const hash = reverseBits(words[starts[i]! + P_HASH_WORD]!);
+      reversed[i] = hash;
+      ends[(hash >>> (32 - bits)) + 1]!++;
+    }
+    for (let bucket = 0; bucket < 2 ** bits; bucket++) ends[bucket + 1]! += ends[bucket]!;
+    const keys = new Float64Array(count);
+    for (let i = 0; i < count; i++) {
+      const hash = reversed[i]!;
+      keys[ends[hash >>> (32 - bits)]!++] = (hash >>> ORDER_DROPPED) * ORDER_SCALE + i;
+    }
+    for (let bucket = 0, from = 0; bucket < 2 ** bits; bucket++) {
+      const to = ends[bucket]!;
+      if (to - from > FEW) keys.subarray(from, to).sort();
+      else if (to - from > 1) sortFew(keys, from, to);
+      from = to;
+    }
+    return keys;
   }
 
   /** Of operations whose hashes look alike: the last one of each key. */
@@ -162,6 +199,17 @@ export class Operations {
 /** Of the reversed hash so many low bits are left out: more than MAX_DEPTH are left, and room for the operation's number. */
 const ORDER_DROPPED = 7;
 const ORDER_SCALE = 2 ** 28;
+/** Up to so many are sorted by insertion. */
+const FEW = 24;
+
+function sortFew(keys: Float64Array, from: number, to: number): void {
+  for (let i = from + 1; i < to; i++) {
+    const key = keys[i]!;
+    let j = i - 1;
+    for (; j >= from && keys[j]! > key; j--) keys[j + 1] = keys[j]!;
+    keys[j + 1] = key;
+  }
+}
 
 function reverseBits(word: number): number {
   let w = ((word >>> 1) & 0x55555555) | ((word & 0x55555555) << 1);
