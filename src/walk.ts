@@ -17,12 +17,15 @@ import { extentBase, extentBytes, extentWords } from './memory.js';
 import { checksumHolds, fitsExtent, keyIndex, keySizeOf, payloadIndex, recordWordsAt, unitsOf } from './record.js';
 import type { Session } from './session.js';
 
-/** Walks the log from its start to its tail: the places of the whole records, and of the newest one of each key that was not deleted. */
+/**
+ * Walks the log from its start to its tail: the places of the whole records, and of the newest one of each key that was not
+ * deleted; and the place behind the last one in the extent of the tail.
+ */
 export function walkLog(
   session: Session,
   head: number,
   damaged: (place: number, extent: number) => void,
-): { places: Set<number>; newest: Map<string, number> } {
+): { places: Set<number>; newest: Map<string, number>; tail: number; end: number } {
   const { memory } = session;
   const words = extentWords(memory, head);
   const base = extentBase(head);
@@ -30,6 +33,7 @@ export function walkLog(
   const places = new Set<number>();
   const newest = new Map<string, number>();
   const keys = new Map<number, string>();
+  let last = -1;
   const logCount = words[base + S_LOG_COUNT_WORD]!;
   for (let ordinal = 0; ordinal < logCount; ordinal++) {
     const extent = words[base + LOG_LIST_WORD + ordinal]!;
@@ -41,9 +45,14 @@ export function walkLog(
       const record = start + ((place & EXTENT_UNIT_MASK) << 1);
       if (record + RECORD_HEADER_WORDS > start + EXTENT_WORDS || log[record + K_TYPE_WORD] === 0) break;
       const count = recordWordsAt(log, record);
-      if (!fitsExtent(log, record, start) || !checksumHolds(log, record, count, log[start + X_BIRTH_WORD]!)) {
+      if (!isWhole(log, record, start)) {
         damaged(place, extent);
-        break;
+        // Its size may be right all the same: then the next one follows.
+        const next = record + unitsOf(count) * 2;
+        const isNext = fitsExtent(log, record, start) && (place + unitsOf(count) === tail || isWhole(log, next, start));
+        if (!isNext) break;
+        place += unitsOf(count);
+        continue;
       }
       places.add(place);
       if ((log[record + K_TYPE_WORD]! & FLAG_DELETED) === 0) {
@@ -58,6 +67,13 @@ export function walkLog(
       }
       place += unitsOf(count);
     }
+    if (tail > ordinal << EXTENT_UNIT_SHIFT) last = place;
   }
-  return { places, newest };
+  return { places, newest, tail, end: last };
+}
+
+function isWhole(log: Int32Array, record: number, start: number): boolean {
+  if (record + RECORD_HEADER_WORDS > start + EXTENT_WORDS || log[record + K_TYPE_WORD] === 0 || !fitsExtent(log, record, start))
+    return false;
+  return checksumHolds(log, record, recordWordsAt(log, record), log[start + X_BIRTH_WORD]!);
 }

@@ -1,11 +1,14 @@
 /**
  * mmapkv check: verifies a store.
  *
- * It reads without a lock. In a store that others write to, a segment that never keeps still can look wrong; so problems found
- * in a store in use are looked at again under its locks. A store too damaged to be opened is a problem found, too.
+ * It reads without a lock. In a store that others write to, a segment that never keeps still can look wrong, and so can what a
+ * killed writer left for others to put in order; so problems found in a store that was not closed are looked at again under
+ * its locks. A store too damaged to be opened is a problem found, too.
  */
-
+import { closeSync, openSync, readSync } from 'node:fs';
 import { StoreError } from '../errors.js';
+import { newestHeader } from '../header.js';
+import { HEADER_SIZE } from '../layout.js';
 import type { CheckReport, Problem } from '../report.js';
 import { open, type Store } from '../store.js';
 import { type Command, Exit, storeWord } from './command.js';
@@ -43,14 +46,14 @@ export const check: Command = {
 async function checkPath(path: string, onProgress: (share: number) => void): Promise<CheckReport> {
   const first = openToRead(path);
   let report: CheckReport;
-  let inUse: boolean;
+  let isReadOnly: boolean;
   try {
     report = await first.check({ onProgress });
-    inUse = !report.ok && first.readOnly && first.stats().owners.length > 0;
+    isReadOnly = first.readOnly;
   } finally {
     first.close();
   }
-  if (!inUse) return report;
+  if (report.ok || !isReadOnly || isClean(path)) return report;
   let second: Store;
   try {
     second = open(path, { create: false });
@@ -61,6 +64,18 @@ async function checkPath(path: string, onProgress: (share: number) => void): Pro
     return await second.check({ onProgress });
   } finally {
     second.close();
+  }
+}
+
+/** Was the store closed by all who had it open? Then what is wrong with it is wrong, and the file is left alone. */
+function isClean(path: string): boolean {
+  const fd = openSync(path, 'r');
+  try {
+    const words = new Int32Array((2 * HEADER_SIZE) / 4);
+    const size = readSync(fd, new Uint8Array(words.buffer), 0, words.byteLength, 0);
+    return newestHeader(words, size, path, size).clean;
+  } finally {
+    closeSync(fd);
   }
 }
 
