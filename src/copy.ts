@@ -18,12 +18,14 @@ import {
   LOG_LIST_COUNT,
   LOG_LIST_WORD,
   RECORD_HEADER_WORDS,
+  S_HAND_WORD,
   S_LOG_COUNT_WORD,
   SLOT_EMPTY,
   SLOT_TOMBSTONE,
   X_BIRTH_WORD,
 } from './layout.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
+import { touch, wasTouched } from './recency.js';
 import { expiryOf, payloadIndex, placeMix, recordWordsAt, unitsOf } from './record.js';
 import type { Session } from './session.js';
 import { makeView, type View } from './view.js';
@@ -32,7 +34,11 @@ import { makeView, type View } from './view.js';
 let tags = new Int32Array(16_384);
 let refs = new Int32Array(16_384);
 let sizes = new Int32Array(16_384);
+/** In a store that evicts: was it used? */
+let used = new Uint8Array(16_384);
 let listed = 0;
+/** The first record of the list that the hand of the eviction has not passed yet. */
+let hand = 0;
 
 /** A segment's log, extent by extent. */
 interface Log {
@@ -87,6 +93,91 @@ export function listRecords(session: Session, head: number, now: number, without
       listed++;
     }
   }
+  hand = 0;
+  if (session.evicts) orderListed(session, words, base);
+}
+
+/** Puts the list into the order of the log, which is the order of age, and looks up what was used. Caller holds the lock. */
+function orderListed(session: Session, words: Int32Array, base: number): void {
+  const order = new Float64Array(listed);
+  for (let n = 0; n < listed; n++) order[n] = refs[n]! * 2 ** 22 + n;
+  order.sort();
+  const tagsBefore = tags.slice(0, listed);
+  const sizesBefore = sizes.slice(0, listed);
+  const place = words[base + S_HAND_WORD]!;
+  for (let n = 0; n < listed; n++) {
+    const ref = Math.floor(order[n]! / 2 ** 22);
+    const from = order[n]! - ref * 2 ** 22;
+    refs[n] = ref;
+    tags[n] = tagsBefore[from]!;
+    sizes[n] = sizesBefore[from]!;
+    used[n] = wasTouched(session.memory, words[base + LOG_LIST_WORD + (ref >>> EXTENT_UNIT_SHIFT)]!, ref) ? 1 : 0;
+    if (ref < place) hand = n + 1;
+  }
+  if (hand >= listed) hand = 0;
+}
+
+/**
+ * Takes the least valuable records off the list, until units worth `goal` are gone; returns how many. Caller holds the
+ * lock and has just listed the records.
+ *
+ * The hand goes from the oldest to the newest and then begins again; what was used loses its mark and stays, what was not
+ * goes (SIEVE: Zhang et al., "SIEVE is Simpler than LRU", NSDI 2024). So what is new and was not asked for goes soon.
+ */
+export function evictListed(session: Session, head: number, goal: number, now: number): number {
+  const log = logOf(session, extentWords(session.memory, head), extentBase(head));
+  const GONE = -1;
+  let freed = 0;
+  let evicted = 0;
+  const consider = (n: number, isExpiredOnly: boolean) => {
+    const words = log.words[refs[n]! >>> EXTENT_UNIT_SHIFT]!;
+    const r = log.bases[refs[n]! >>> EXTENT_UNIT_SHIFT]! + ((refs[n]! & EXTENT_UNIT_MASK) << 1);
+    if ((words[r + K_TYPE_WORD]! & FLAG_EXPIRY) === 0 || expiryOf(words, r) > now) {
+      if (isExpiredOnly) return;
+      if (used[n] !== 0) {
+        used[n] = 0;
+        return;
+      }
+    }
+    freed += unitsOf(sizes[n]!);
+    if ((words[r + K_TYPE_WORD]! & FLAG_LARGE) !== 0) freed += words[payloadIndex(words, r) + LARGE_COUNT_WORD]! * EXTENT_UNITS;
+    sizes[n] = GONE;
+    evicted++;
+  };
+  for (let n = 0; n < listed; n++) consider(n, true);
+  // Twice around meets everything without a mark.
+  for (let turns = 2 * listed; turns > 0 && freed < goal && evicted < listed; turns--) {
+    if (hand >= listed) hand = 0;
+    if (sizes[hand] !== GONE) consider(hand, false);
+    hand++;
+  }
+  let kept = 0;
+  let keptHand = 0;
+  for (let n = 0; n < listed; n++) {
+    if (n === hand) keptHand = kept;
+    if (sizes[n] === GONE) continue;
+    tags[kept] = tags[n]!;
+    refs[kept] = refs[n]!;
+    sizes[kept] = sizes[n]!;
+    used[kept] = used[n]!;
+    kept++;
+  }
+  hand = hand >= listed ? 0 : keptHand;
+  listed = kept;
+  return evicted;
+}
+
+/** What the listed records weigh, in units: large values count with their extents. Caller holds the lock. */
+export function weighListed(session: Session, head: number): number {
+  const log = logOf(session, extentWords(session.memory, head), extentBase(head));
+  let weight = 0;
+  for (let n = 0; n < listed; n++) {
+    const words = log.words[refs[n]! >>> EXTENT_UNIT_SHIFT]!;
+    const r = log.bases[refs[n]! >>> EXTENT_UNIT_SHIFT]! + ((refs[n]! & EXTENT_UNIT_MASK) << 1);
+    weight += unitsOf(sizes[n]!);
+    if ((words[r + K_TYPE_WORD]! & FLAG_LARGE) !== 0) weight += words[payloadIndex(words, r) + LARGE_COUNT_WORD]! * EXTENT_UNITS;
+  }
+  return weight;
 }
 
 function growList(room: number): void {
@@ -98,6 +189,9 @@ function growList(room: number): void {
   tags = grow(tags);
   refs = grow(refs);
   sizes = grow(sizes);
+  const grown = new Uint8Array(room * 2);
+  grown.set(used);
+  used = grown;
 }
 
 /** Records in the list, by bit `depth` of their hash; all count as 0 when `depth` is -1. */
@@ -134,6 +228,8 @@ export interface Copied {
   count: number;
   liveUnits: number;
   valueExtents: number;
+  /** Place of the first record that the hand of the eviction has not passed. */
+  hand: number;
 }
 
 /** Copies the listed records whose bit `depth` is `bit` into the child, whose log and index nobody else can reach. */
@@ -145,6 +241,9 @@ export function copyListed(session: Session, head: number, child: number, start:
   let count = 0;
   let liveUnits = 0;
   let valueExtents = 0;
+  let handPlace = 0;
+  const { evicts, memory } = session;
+  const logList = extentBase(child) + LOG_LIST_WORD;
   for (let n = 0; n < listed; n++) {
     const tag = tags[n]!;
     if (depth >= 0 && ((tag >>> depth) & 1) !== bit) continue;
@@ -163,12 +262,16 @@ export function copyListed(session: Session, head: number, child: number, start:
     to[t + K_CHECKSUM_WORD] = from[f + K_CHECKSUM_WORD]! ^ placeMix(from[source + X_BIRTH_WORD]!) ^ placeMix(to[base + X_BIRTH_WORD]!);
     terminate(to, t + 2 * units, base);
     insertFresh(view, tag, place);
+    if (evicts) {
+      if (used[n] !== 0) touch(memory, extentWords(memory, child)[logList + (place >>> EXTENT_UNIT_SHIFT)]!, place);
+      if (handPlace === 0 && n >= hand) handPlace = place;
+    }
     tail = place + units;
     count++;
     liveUnits += units;
     if ((from[f + K_TYPE_WORD]! & FLAG_LARGE) !== 0) valueExtents += from[payloadIndex(from, f) + LARGE_COUNT_WORD]!;
   }
-  return { tail, count, liveUnits, valueExtents };
+  return { tail, count, liveUnits, valueExtents, hand: handPlace };
 }
 
 /** Words from which on the runtime's copy beats a loop. */

@@ -3,6 +3,7 @@ import {
   C_DURABLE_EPOCH_WORD,
   EXTENT_SIZE,
   KIND_FREE,
+  KIND_HEAD,
   KIND_HOLE,
   KIND_LOG,
   KIND_MASK,
@@ -37,6 +38,7 @@ import {
 } from './layout.js';
 import { acquire, markClean, release, releaseDirty } from './lock.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
+import { clearRecency } from './recency.js';
 import type { Session } from './session.js';
 
 /** A quarantine of so many extents, and a sixteenth of the file, is worth a checkpoint. */
@@ -145,6 +147,7 @@ export function describeExtent(session: Session, extent: number, kind: number, s
   const x = extentBase(extent);
   w[x + X_SEGMENT_WORD] = segment;
   w[x + X_ORDINAL_WORD] = ordinal;
+  if (session.evicts && (kind === KIND_LOG || kind === KIND_HEAD)) clearRecency(session.memory, extent);
   Atomics.store(w, x + X_STATE_WORD, kind | (session.owner << KIND_OWNER_SHIFT));
 }
 

@@ -173,6 +173,8 @@ export const S_VALUE_EXTENTS_WORD = 25;
 export const S_REPLACED_WORD = 26;
 /** Epoch that the children were created in; 0: not replaced. A checkpoint of this epoch or a later one has the children. */
 export const S_REPLACED_EPOCH_WORD = 27;
+/** Place at which the hand of the eviction stands: see evict.ts. */
+export const S_HAND_WORD = 28;
 
 export const INDEX_BITS_MASK = 31;
 export const INDEX_LIST_BIT = 32;
@@ -181,6 +183,8 @@ export const PENDING_REPAIR = 1;
 export const REPLACED_CLEARED = 1;
 /** One record was left out, the one whose place stands in the pending value's word. */
 export const REPLACED_WITHOUT = 2;
+/** Some records were left out; the large values among them are those that nothing refers to any more. */
+export const REPLACED_EVICTED = 4;
 
 export const INDEX_LIST_COUNT = 256;
 export const INDEX_LIST_0_OFFSET = 1024;
@@ -338,6 +342,10 @@ export const O_APPENDING_WORD = 8;
 export const CONTROL_ENTRIES_OFFSET = 262144;
 export const CONTROL_ENTRY_SIZE = 64;
 export const CONTROL_ENTRY_WORD_SHIFT = 4;
+/** Behind the lock of an entry: one bit for each 448th of the extent, set when a record there was read. */
+export const RECENCY_OFFSET = 8;
+export const RECENCY_WORD = RECENCY_OFFSET / 4;
+export const RECENCY_BITS = 448;
 /** Entries in one mapping of the control file (64 MiB). */
 export const CONTROL_REGION_SHIFT = 20;
 export const CONTROL_REGION_MASK = (1 << CONTROL_REGION_SHIFT) - 1;
@@ -413,7 +421,7 @@ layoutHolds('root fits', (R_HOLE_COUNT_WORD + 1) * 4 <= DIRECTORY_LIST_OFFSET);
 layoutHolds('directory list', DIRECTORY_LIST_OFFSET + 4 * DIRECTORY_LIST_COUNT <= DIRECTORY_ENTRIES_OFFSET);
 layoutHolds('directory entries', DIRECTORY_ENTRIES_OFFSET + 4 * DIRECTORY_EXTENT_ENTRIES === EXTENT_SIZE);
 layoutHolds('directory depth', DIRECTORY_LIST_COUNT * DIRECTORY_EXTENT_ENTRIES === 1 << MAX_DEPTH);
-layoutHolds('segment header', (S_REPLACED_EPOCH_WORD + 1) * 4 <= INDEX_LIST_0_OFFSET);
+layoutHolds('segment header', (S_HAND_WORD + 1) * 4 <= INDEX_LIST_0_OFFSET);
 layoutHolds('index list 0', INDEX_LIST_0_OFFSET + 4 * INDEX_LIST_COUNT === INDEX_LIST_1_OFFSET);
 layoutHolds('index list 1', INDEX_LIST_1_OFFSET + 4 * INDEX_LIST_COUNT <= LOG_LIST_OFFSET);
 layoutHolds('log list', LOG_LIST_OFFSET + 4 * LOG_LIST_COUNT === INLINE_INDEX_OFFSET);

@@ -237,6 +237,7 @@ function startSession(path: string, memory: Memory, opened: Opened, options: Nor
   // A store with a cap keeps 16 segments or more: rebuilding one needs room that is held back.
   while (header.maxSize > 0 && session.segmentSize > EXTENT_SIZE && session.segmentSize * 16 > header.maxSize) session.segmentSize /= 2;
   session.maxSize = header.maxSize;
+  session.evicts = header.evicts;
   session.hashSeed = header.hashSeed;
   session.storeKey = `${info.device}:${info.inode}`;
   return session;

@@ -1,6 +1,5 @@
 /** What `open` takes: every option, its default, its range. Everything is checked here, before a file is touched. */
 import { resolve } from 'node:path';
-import { storeError } from './errors.js';
 
 /** How much a power loss may take: see `StoreOptions.durability`. */
 export type Durability = 'none' | 'checkpoint' | 'sync';
@@ -31,8 +30,8 @@ export interface StoreOptions {
    */
   maxSize?: number | string | undefined;
   /**
-   * What a write does when the store has reached `maxSize`. 'none': it throws `ERR_STORE_FULL`. 'auto' (not built yet in this
-   * version): entries that were not used for long make room. Counts at creation, and is kept in the file.
+   * What a write does when the store has reached `maxSize`. 'none': it throws `ERR_STORE_FULL`. 'auto': a write drops
+   * expired entries and those that are worth least to make room, and does not fail for lack of it; `maxSize` must be given. Counts at creation, and is kept in the file.
    * @default 'none'
    */
   eviction?: Eviction | undefined;
@@ -146,7 +145,6 @@ export function normalizeOptions(path: unknown, options: unknown = {}): Normaliz
     localCache: wholeNumber('localCache', given.localCache, 0, 0, Number.MAX_SAFE_INTEGER),
     hash: functionOrNothing('hash', given.hash),
   };
-  if (normalized.eviction === 'auto') throw notBuilt(normalized, 'eviction', "use 'none', and ttl or delete() to make room");
   return normalized;
 }
 
@@ -156,11 +154,6 @@ export function checkTTL(value: unknown): number {
   if (!(value > 0 && value < Number.POSITIVE_INFINITY))
     throw new RangeError(`ttl must be above 0 and finite, in milliseconds: ttl=${value}`);
   return value;
-}
-
-function notBuilt(options: NormalizedOptions, name: 'eviction', remedy: string): Error {
-  const facts = { option: name, value: options[name] };
-  return storeError('ERR_STORE_UNSUPPORTED', options.path, 'this option is not built yet in this version', facts, remedy);
 }
 
 function kindOf(value: unknown): string {

@@ -11,6 +11,7 @@ import { type LargeReference, readLarge, readReference } from './large.js';
 import { EXTENT_WORDS, FLAG_LARGE, K_TYPE_WORD, TYPE_MASK, X_BIRTH_WORD } from './layout.js';
 import { corrupt, extentBase, extentBytes } from './memory.js';
 import { native } from './native.js';
+import { touch } from './recency.js';
 import { checksumHolds, expiryOf, payloadIndex, payloadSizeOf, recordWordsAt, sequenceOf } from './record.js';
 import type { Session } from './session.js';
 import { find } from './table.js';
@@ -83,6 +84,7 @@ function decodeFound(session: Session, view: View, how: number): unknown {
   const expiry = expiryOf(words, record);
   session.expiresAt = expiry;
   if (expiry !== Number.POSITIVE_INFINITY && expiry <= Date.now()) return undefined;
+  if (session.evicts && !session.readOnly) touch(session.memory, extent, ref);
   session.version = sequenceOf(words, record);
   if (how === AS_PRESENCE) return true;
   const type = words[record + K_TYPE_WORD]!;

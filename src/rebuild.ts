@@ -12,13 +12,14 @@
  * Interrupted before 5, the children are dropped; after it, repair finishes. Readers never wait: they read the old
  * segment up to the commit, and follow its children afterwards.
  */
-import { copyListed, countListed, listRecords, measureListed, placeFor } from './copy.js';
+import { copyListed, countListed, evictListed, listRecords, measureListed, placeFor, weighListed } from './copy.js';
 import { directoryDepth, directoryExtentsFor, doubleDirectory, publishSegments } from './directory.js';
 import { attachExtent, describeExtent, reserveExtents, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
 import {
   EXTENT_HEADER_UNITS,
   EXTENT_UNIT_SHIFT,
+  EXTENT_UNITS,
   EXTENT_WORDS,
   INDEX_INLINE_BIT,
   INDEX_LIST_0_WORD,
@@ -33,13 +34,16 @@ import {
   LOG_START_BARE,
   LOG_START_INLINE,
   MAX_INDEX_BITS,
+  MAX_RECORD_SIZE,
   REPLACED_CLEARED,
+  REPLACED_EVICTED,
   REPLACED_WITHOUT,
   S_CHECKSUM_WORD,
   S_CHILD_0_WORD,
   S_CHILD_1_WORD,
   S_COUNT_WORD,
   S_DEPTH_WORD,
+  S_HAND_WORD,
   S_INDEX_WORD,
   S_LIVE_UNITS_WORD,
   S_LOG_COUNT_WORD,
@@ -55,6 +59,7 @@ import {
   S_USED_WORD,
   S_VALUE_EXTENTS_WORD,
   SEGMENT_MAGIC,
+  UNIT_SIZE,
   X_BIRTH_WORD,
   X_CREATED_EPOCH_WORD,
   X_GENERATION_WORD,
@@ -65,7 +70,7 @@ import { retireSegment } from './retire.js';
 import type { Session } from './session.js';
 import { checkIndex, indexExtentCount, indexFor } from './table.js';
 
-export type Replacement = 'split' | 'compact' | 'clear';
+export type Replacement = 'split' | 'compact' | 'clear' | 'evict';
 
 /** What a child will hold: counted before anything is reserved, filled in while it is built. */
 interface Child {
@@ -77,11 +82,12 @@ interface Child {
   head: number;
   liveUnits: number;
   valueExtents: number;
+  hand: number;
 }
 
 function newChild(count: number): Child {
   const index = indexFor(count);
-  return { count, index, logExtents: 1, tail: logStart(index), head: 0, liveUnits: 0, valueExtents: 0 };
+  return { count, index, logExtents: 1, tail: logStart(index), head: 0, liveUnits: 0, valueExtents: 0, hand: 0 };
 }
 
 function logStart(index: number): number {
@@ -165,7 +171,7 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
     if (acquire(session, memory.fixed, LOCK_DIRECTORY_WORD, 'directory')) markClean(memory.fixed, LOCK_DIRECTORY_WORD);
     try {
       if (how === 'split' && depth === directoryDepth(session)) doubleDirectory(session, free.splice(0, directoryExtents));
-      words[base + S_REPLACED_WORD] = how === 'clear' ? REPLACED_CLEARED : without !== 0 ? REPLACED_WITHOUT : 0;
+      words[base + S_REPLACED_WORD] = noteFor(how, without);
       if (without !== 0) words[base + S_PENDING_VALUE_WORD] = without;
       // With the children's own epoch: a checkpoint has both of this, or neither.
       const epoch = extentWords(memory, children[0]!.head)[extentBase(children[0]!.head) + X_CREATED_EPOCH_WORD]!;
@@ -218,10 +224,28 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
   return 0;
 }
 
+function noteFor(how: Replacement, without: number): number {
+  if (how === 'clear') return REPLACED_CLEARED;
+  if (how === 'evict') return REPLACED_EVICTED;
+  return without !== 0 ? REPLACED_WITHOUT : 0;
+}
+
+/** Takes off the list what is to go, less what is dead anyway. At least a few records' worth, so that there is room afterwards. */
+function evict(session: Session, head: number, now: number): void {
+  const words = extentWords(session.memory, head);
+  const base = extentBase(head);
+  const logUnits = words[base + S_LOG_COUNT_WORD]! * EXTENT_UNITS;
+  const dead = logUnits - words[base + S_LOG_START_WORD]! - words[base + S_LIVE_UNITS_WORD]!;
+  const goal = Math.max(weighListed(session, head) * session.evictedShare - dead, MAX_RECORD_SIZE / UNIT_SIZE - dead, 1);
+  session.evictions += evictListed(session, head, goal, now);
+}
+
 /** Lists what is to be copied, and says what each child will hold. Caller holds the lock. */
 function measure(session: Session, head: number, how: Replacement, depth: number, without: number): Child[] {
   if (how === 'clear') return [newChild(0)];
-  listRecords(session, head, Date.now(), without);
+  const now = Date.now();
+  listRecords(session, head, now, without);
+  if (how === 'evict') evict(session, head, now);
   const bit = how === 'split' ? depth : -1;
   const [zeros, ones] = countListed(bit);
   const children = how === 'split' ? [newChild(zeros), newChild(ones)] : [newChild(zeros)];
@@ -287,6 +311,7 @@ function finish(session: Session, words: Int32Array, base: number, children: Chi
     w[x + S_LIVE_UNITS_WORD] = child.liveUnits;
     w[x + S_VALUE_EXTENTS_WORD] = child.valueExtents;
     w[x + S_PENDING_VALUE_WORD] = 0;
+    w[x + S_HAND_WORD] = child.hand;
     w[x + S_SEQUENCE_LOW_WORD] = words[base + S_SEQUENCE_LOW_WORD]!;
     w[x + S_SEQUENCE_HIGH_WORD] = words[base + S_SEQUENCE_HIGH_WORD]!;
     raiseGeneration(w, x);

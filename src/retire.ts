@@ -24,6 +24,7 @@ import {
   LOG_LIST_WORD,
   MAX_VALUE_SIZE,
   REPLACED_CLEARED,
+  REPLACED_EVICTED,
   REPLACED_WITHOUT,
   S_INDEX_WORD,
   S_LOG_COUNT_WORD,
@@ -36,9 +37,10 @@ import {
   X_STATE_WORD,
 } from './layout.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
-import { fitsExtent, payloadIndex, payloadSizeOf, recordAt } from './record.js';
+import { fitsExtent, keyIndex, keySizeOf, payloadIndex, payloadSizeOf, recordAt } from './record.js';
 import type { Session } from './session.js';
-import { forEachSlot } from './table.js';
+import { find, forEachSlot } from './table.js';
+import { viewOf } from './view.js';
 
 /** Extents of a large value as its record lists them: pairs {extent, generation}, and which of them are list extents. */
 export interface ValueExtents {
@@ -108,6 +110,7 @@ export function retireSegment(session: Session, head: number): void {
     forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => retireValue(session, words, base, slots[i + 1]!));
   }
   if ((words[base + S_REPLACED_WORD]! & REPLACED_WITHOUT) !== 0) retireValue(session, words, base, words[base + S_PENDING_VALUE_WORD]!);
+  if ((words[base + S_REPLACED_WORD]! & REPLACED_EVICTED) !== 0) retireEvicted(session, words, base);
   // Not to be done again: once an index or log extent is retired, it may become anything before this is finished.
   Atomics.store(words, base + S_REPLACED_WORD, 0);
   const extents: number[] = [];
@@ -128,6 +131,41 @@ export function retireSegment(session: Session, head: number): void {
     },
     epoch,
   );
+}
+
+/** Retires the large values that the segment had and nobody refers to any more. */
+function retireEvicted(session: Session, words: Int32Array, base: number): void {
+  forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => {
+    const { words: record, index, extent } = recordAt(session.memory, words, base, slots[i + 1]!);
+    if (!fitsExtent(record, index, extentBase(extent)) || (record[index + K_TYPE_WORD]! & FLAG_LARGE) === 0) return;
+    if (!isStillThere(session, slots[i]!, record, index)) retireValue(session, words, base, slots[i + 1]!);
+  });
+}
+
+const LOOKS = 1000;
+
+/**
+ * Does the key's record still list the same extents? Without a lock, as readers look: what has gone from a segment that
+ * kept its generation meanwhile has gone for good, and an entry that was replaced has its value retired by who did it.
+ */
+function isStillThere(session: Session, hash: number, record: Int32Array, index: number): boolean {
+  const size = keySizeOf(record, index);
+  const k = keyIndex(record, index);
+  const key = record.slice(k, k + ((size + 3) >>> 2));
+  const p = payloadIndex(record, index);
+  const listed = record.slice(p, p + LARGE_HEADER_WORDS + 2);
+  for (let looks = 0; looks < LOOKS; looks++) {
+    const view = viewOf(session, hash);
+    let isThere = false;
+    if (find(session, view, hash, key, size)) {
+      const found = session.recordWords;
+      const f = payloadIndex(found, session.recordIndex);
+      isThere = (found[session.recordIndex + K_TYPE_WORD]! & FLAG_LARGE) !== 0 && listed.every((word, n) => found[f + n] === word);
+    }
+    if (Atomics.load(view.words, view.base) === view.generation) return isThere;
+  }
+  // A value that stays is found by the next check, and by recovery; one that goes too early would be lost.
+  return true;
 }
 
 /** Retires the index that the segment used before its present one. Caller holds the segment's lock. */

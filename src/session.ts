@@ -22,6 +22,11 @@ export class Session {
   storeKey = '';
   segmentSize = 0;
   maxSize = 0;
+  /** A full store makes room by dropping entries. */
+  evicts = false;
+  evictions = 0;
+  /** Share of a segment that the eviction under way drops. */
+  evictedShare = 0;
   hashSeed = 0;
   closed = false;
   /** Head of the segment whose lock this session is taking or holds; not 0 between calls means that a call was interrupted. */

@@ -65,6 +65,8 @@ export interface StoreStats {
   deletes: number;
   splits: number;
   compactions: number;
+  /** Entries that this open dropped to make room. */
+  evictions: number;
   /** Times that this open put in order what a dead or interrupted writer had left. */
   repairs: number;
 }
@@ -121,6 +123,7 @@ export function collectStats(session: Session): Omit<StoreStats, 'localHits' | '
     deletes: session.deletes,
     splits: session.splits,
     compactions: session.compactions,
+    evictions: session.evictions,
     repairs: session.repairs,
   };
 }

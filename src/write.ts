@@ -10,6 +10,7 @@ import { cleanDead } from './cleanup.js';
 import { keyWords } from './codec.js';
 import { forEachSegment } from './directory.js';
 import { StoreError, storeError } from './errors.js';
+import { evictFor, evictFrom } from './evict.js';
 import { attachExtent, availableExtents, heldBackExtents, reclaimQuarantine, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
 import { fitsRecord, type LargeValue, writeLarge } from './large.js';
@@ -93,7 +94,7 @@ export function writeExtents(session: Session, hash: number, keySize: number, va
     return writeLarge(session, hash, keySize, value.type, value.bytes, value.size);
   } catch (error) {
     const wanted = Math.ceil(value.size / EXTENT_PAYLOAD_SIZE) + 4 + heldBackExtents(session);
-    if (!isNoRoom(error) || !reclaim(session, wanted)) throw error;
+    if (!isNoRoom(error) || !(session.evicts ? evictFor(session, wanted) : reclaim(session, wanted))) throw error;
     return writeLarge(session, hash, keySize, value.type, value.bytes, value.size);
   }
 }
@@ -328,6 +329,10 @@ function makeRoomIn(session: Session, view: View, hash: number, keySize: number,
     makeRoomFor(session, need, keep);
   } catch (error) {
     if (!isNoRoom(error)) throw error;
+    if (session.evicts) {
+      evictFrom(session, hash);
+      return false;
+    }
     if (reclaim(session, need + keep)) return false;
     if (isDelete && removeByRebuilding(session, hash, keySize)) return true;
     throw error;
@@ -340,7 +345,7 @@ export function provideRoom(session: Session, need: number, keep: number): void 
   try {
     makeRoomFor(session, need, keep);
   } catch (error) {
-    if (!isNoRoom(error) || !reclaim(session, need + keep)) throw error;
+    if (!isNoRoom(error) || !(session.evicts ? evictFor(session, need + keep) : reclaim(session, need + keep))) throw error;
   }
 }
 

@@ -1,6 +1,5 @@
 import { resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { StoreError } from '../dist/errors.js';
 import { checkTTL, normalizeOptions, parseSize } from '../dist/options.js';
 
 const mib = 2 ** 20;
@@ -154,21 +153,6 @@ describe('normalizeOptions', () => {
         expect(call).toThrow(name);
       }
     }
-  });
-
-  test('says of what is not built yet that it is not', () => {
-    for (const [option, value] of [['eviction', 'auto']] as const) {
-      let caught: unknown;
-      try {
-        normalizeOptions('/a/b', { maxSize: '2mb', [option]: value });
-      } catch (error) {
-        caught = error;
-      }
-      expect(caught).toBeInstanceOf(StoreError);
-      expect(caught).toMatchObject({ code: 'ERR_STORE_UNSUPPORTED', path: '/a/b', option, value });
-      expect((caught as Error).message).toMatch(/^this option is not built yet in this version: path=\/a\/b, option=/);
-    }
-    expect(() => normalizeOptions('a', { localCache: -1, eviction: 'auto', maxSize: '2mb' })).toThrow(RangeError);
   });
 });
 

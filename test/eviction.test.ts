@@ -1,0 +1,113 @@
+/** eviction: 'auto': a full store drops what is worth least, and no write fails for lack of room. */
+import { statSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { open, type Store, type StoreOptions } from '../dist/index.js';
+import { freshFolder, startPeer } from './support/processes.js';
+import { replayable } from './support/random.js';
+
+function newCache(options: StoreOptions = {}): { path: string; store: Store } {
+  const path = join(freshFolder(), 'store');
+  const store = open(path, { maxSize: '4mb', eviction: 'auto', durability: 'none', ...options });
+  onTestFinished(() => store.close());
+  return { path, store };
+}
+
+const valueFor = (key: string, size: number) => `${key} `.repeat(Math.ceil(size / (key.length + 1))).slice(0, size);
+
+test.for(['none', 'checkpoint'] as const)(
+  'a full cache takes every write and stays within its size, with durability %s',
+  async (durability) => {
+    const { path, store } = newCache({ durability });
+    const count = 60_000;
+    for (let i = 0; i < count; i++) store.set(`key ${i}`, valueFor(`key ${i}`, 200));
+    expect(statSync(path).size).toBeLessThanOrEqual(4 * 2 ** 20);
+    const { evictions, entries } = store.stats();
+    expect(evictions + entries).toBeGreaterThanOrEqual(count - 10);
+    // Records of 230 bytes: more than half of the size is used by what is alive.
+    expect(entries * 230).toBeGreaterThan(2 * 2 ** 20);
+    let there = 0;
+    for (let i = 0; i < count; i++) {
+      const value = store.get(`key ${i}`);
+      if (value === undefined) continue;
+      there++;
+      expect(value).toBe(valueFor(`key ${i}`, 200));
+    }
+    expect(there).toBe(store.size);
+    expect((await store.check()).problems).toEqual([]);
+  },
+);
+
+test('what is read stays, what is not goes', () => {
+  const { store } = newCache();
+  for (let i = 0; i < 3000; i++) store.set(`hot ${i}`, valueFor(`hot ${i}`, 100));
+  let hits = 0;
+  for (let i = 0; i < 200_000; i++) {
+    store.set(`cold ${i}`, valueFor(`cold ${i}`, 100));
+    const key = `hot ${i % 3000}`;
+    if (store.get(key) !== undefined) hits++;
+    else store.set(key, valueFor(key, 100));
+  }
+  expect(hits / 200_000).toBeGreaterThan(0.95);
+});
+
+test('large values count, and are dropped as well', async () => {
+  const { path, store } = newCache({ maxSize: '16mb' });
+  const dice = replayable('large values in a cache');
+  for (let i = 0; i < 600; i++) {
+    store.set(`large ${i}`, Buffer.alloc(100_000 + dice.below(900_000), i));
+    store.set(`small ${i}`, i);
+    for (let k = 0; k < 20; k++) store.get(`large ${dice.below(i + 1)}`);
+    if (i % 7 === 0) store.delete(`large ${dice.below(i + 1)}`);
+  }
+  expect(statSync(path).size).toBeLessThanOrEqual(16 * 2 ** 20);
+  for (let i = 0; i < 600; i++) {
+    const value = store.getBinary(`large ${i}`);
+    if (value !== undefined) expect(value.every((byte) => byte === (i & 255))).toBe(true);
+  }
+  expect((await store.check()).problems).toEqual([]);
+  expect(() => store.set('too large', Buffer.alloc(17_000_000))).toThrow(expect.objectContaining({ code: 'ERR_STORE_FULL' }));
+  expect(store.stats().evictions).toBeGreaterThan(100);
+});
+
+test('expired entries go first', () => {
+  const { store } = newCache();
+  // About half of the room, used all the time; the other half expires.
+  for (let i = 0; i < 8000; i++) store.set(`kept ${i}`, valueFor(`kept ${i}`, 100));
+  for (let i = 0; i < 5000; i++) store.set(`short ${i}`, valueFor(`short ${i}`, 100), 1);
+  const until = Date.now() + 5;
+  while (Date.now() < until) store.get('nothing');
+  for (let i = 0; i < 3000; i++) store.set(`new ${i}`, valueFor(`new ${i}`, 100));
+  let kept = 0;
+  for (let i = 0; i < 8000; i++) if (store.has(`kept ${i}`)) kept++;
+  expect(kept).toBeGreaterThan(7900);
+});
+
+test('many processes hammer a cache with more than it can hold, and one of them is killed now and then', { timeout: 120_000 }, async () => {
+  const { path, store } = newCache({ maxSize: '8mb' });
+  const rounds = Number(process.env.MMAPKV_HAMMER_ROUNDS ?? 4);
+  const start = (seed: number) => startPeer('hammer', { path, seed, keys: 100_000 });
+  const peers = [1, 2, 3].map(start);
+  for (const peer of peers) await peer.hear();
+  for (let round = 0; round < rounds; round++) {
+    const victim = peers[round % 3]!;
+    await victim.hear(); // a report of so many operations
+    victim.kill('SIGKILL');
+    const { errors } = await victim.ended();
+    expect(errors).toBe('');
+    for (let i = 0; i < 2000; i++) {
+      const value = store.get(`key ${i}`);
+      if (value !== undefined && !value.startsWith(`key ${i} `)) throw new Error(`key ${i} has ${value.slice(0, 50)}`);
+    }
+    expect(statSync(path).size).toBeLessThanOrEqual(8 * 2 ** 20);
+    peers[round % 3] = start(10 + round);
+    await peers[round % 3]!.hear();
+  }
+  for (const peer of peers) {
+    peer.kill('SIGKILL');
+    expect((await peer.ended()).errors).toBe('');
+  }
+  store.set('last', 1);
+  open(path).close();
+  expect((await store.check()).problems).toEqual([]);
+});
