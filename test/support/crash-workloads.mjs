@@ -9,7 +9,7 @@ import { makeBytes } from './crash-history.mjs';
 export const PROFILES = {
   fill: { steps: 900, keys: 4000, sizes: [20, 6000], weights: { set: 60, remove: 4, sync: 3, later: 1 } },
   overwrite: { steps: 700, keys: 80, sizes: [200, 6000], weights: { set: 60, remove: 4, sync: 3, later: 1 } },
-  churn: { steps: 700, keys: 300, sizes: [20, 6000], weights: { set: 40, remove: 30, touch: 5, sync: 3, later: 1 } },
+  churn: { steps: 700, keys: 300, sizes: [20, 6000], weights: { set: 40, remove: 30, touch: 5, sync: 3, later: 1, compact: 1 } },
   large: {
     steps: 200,
     keys: 12,
@@ -29,7 +29,7 @@ export const PROFILES = {
     keys: 400,
     sizes: [20, 6000],
     large: [40_000, 120_000],
-    weights: { set: 80, setLarge: 2, remove: 6, clear: 1, sync: 4, later: 2 },
+    weights: { set: 80, setLarge: 2, remove: 6, clear: 1, sync: 4, later: 2, compact: 1 },
   },
   bursts: { steps: 600, keys: 200, sizes: [20, 5000], weights: { set: 60, remove: 15, sync: 25, later: 5 } },
   reopen: {
@@ -53,7 +53,7 @@ export const PROFILES = {
     keys: 60,
     sizes: [20, 5000],
     large: [40_000, 150_000],
-    weights: { set: 60, setLarge: 8, remove: 12, touch: 3, batch: 2, sync: 3, later: 1 },
+    weights: { set: 60, setLarge: 8, remove: 12, touch: 3, batch: 2, sync: 3, later: 1, compact: 1 },
   },
   /** Three processes at once, some of which are killed. */
   peers: {
@@ -62,7 +62,7 @@ export const PROFILES = {
     keys: 150,
     sizes: [20, 6000],
     large: [40_000, 150_000],
-    weights: { set: 60, setLarge: 2, remove: 8, batch: 4, sync: 8, later: 3 },
+    weights: { set: 60, setLarge: 2, remove: 8, batch: 4, sync: 8, later: 3, compact: 1 },
   },
   /** Every operation is durable when it is done. */
   sync: {
@@ -235,29 +235,34 @@ export class Workload {
 
   /** A checkpoint off the event loop, with operations while it runs. */
   async later() {
-    const { recorder } = this;
-    recorder.hold = true;
-    let isDone = false;
-    let failure;
     const covered = this.operation;
-    const promise = this.store.sync().then(
-      () => (isDone = true),
-      (error) => {
-        isDone = true;
-        failure = error;
-      },
-    );
+    await this.during(this.store.sync());
+    this.recorder.mark({ durable: this.by, upTo: covered });
+  }
+
+  /** Space is given back to the file system while operations go on. */
+  async compact() {
+    await this.during(this.store.compact());
+    this.seldom();
+  }
+
+  /** Operations while something runs that takes its steps at odd moments. */
+  async during(promise) {
+    const { recorder } = this;
+    let isDone = false;
+    const ended = promise.finally(() => (isDone = true));
+    // It may fail before it is waited for.
+    ended.catch(() => {});
+    recorder.hold = true;
     for (let turns = 0; !isDone; turns++) {
       await new Promise(setImmediate);
       if (isDone) break;
       for (let n = this.random.below(4); n > 0; n--) this.plainStep();
       if (this.random.below(3) === 0 || turns > 200) recorder.advance();
-      if (turns > 10_000) throw new Error('a checkpoint does not end');
+      if (turns > 10_000) throw new Error('what runs beside the operations does not end');
     }
-    await promise;
     recorder.hold = false;
-    if (failure !== undefined) throw failure;
-    recorder.mark({ durable: this.by, upTo: covered });
+    await ended;
   }
 
   reopen() {
@@ -283,6 +288,7 @@ export class Workload {
       const name = this.choices[this.random.below(this.choices.length)];
       if (name === 'sync') this.sync();
       else if (name === 'later') await this.later();
+      else if (name === 'compact') await this.compact();
       else if (name === 'reopen') this.reopen();
       else this.plainStep();
     }
