@@ -51,7 +51,7 @@ if (!existsSync('/dev/loop-control')) skip('needs loop devices');
 
 const random = seeded(seed);
 const folder = mkdtempSync(join(tmpdir(), 'mmapkv-power-fs-'));
-const tally = { rounds: 0, operations: 0, syncs: 0, entries: 0, later: 0 };
+const tally = { rounds: 0, operations: 0, syncs: 0, entries: 0 };
 const failures = [];
 let mounted = '';
 
@@ -96,7 +96,7 @@ async function runRound(fileSystem, round, base) {
   const log = join(folder, 'log');
   writeFileSync(log, '');
   const bootId = randomUUID();
-  const durability = 'checkpoint';
+  const durability = random.below(3) === 0 ? 'sync' : 'checkpoint';
   const writers = [await startWriter(path, log, 2 * round + 1, bootId, durability)];
   if (random.below(2) === 0) writers.push(await startWriter(path, log, 2 * round + 2, bootId, durability));
   await new Promise((resolve) => setTimeout(resolve, 20 + random.below(400)));
@@ -113,14 +113,16 @@ async function runRound(fileSystem, round, base) {
     marks.map((line, instant) => ({ instant, what: JSON.parse(line) })),
     base,
   );
+  history.isSync = durability === 'sync';
   const next = randomUUID();
   native.bootId = () => next;
-  const outcome = await verifyImage(path, history, Number.POSITIVE_INFINITY, { random, thorough: false });
+  const outcome = await verifyImage(path, history, marks.length, { random, thorough: false });
   tally.rounds++;
   tally.operations += history.operations.length;
   tally.syncs += history.promises.length;
   tally.entries += outcome.found.size;
-  if (outcome.problems.length > 0) failures.push(`round ${round} on ${fileSystem}: ${outcome.problems.slice(0, 3).join('; ')}`);
+  if (outcome.problems.length > 0)
+    failures.push(`round ${round} on ${fileSystem} (${durability}): ${outcome.problems.slice(0, 3).join('; ')}`);
   return outcome.problems.length > 0 ? undefined : outcome.found;
 }
 
