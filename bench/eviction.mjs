@@ -123,18 +123,35 @@ for (const [what, make] of Object.entries(traces)) {
   const payload = 115;
   const capacity = Math.floor(KEYS / 10);
   const lru = new LRUCache({ max: capacity });
-  const theirs = replay(trace, (key) => lru.get(key), (key) => lru.set(key, VALUE));
+  const theirs = replay(
+    trace,
+    (key) => lru.get(key),
+    (key) => lru.set(key, VALUE),
+  );
   const best = optimum(trace, capacity);
   const run = (maxSize) => {
     const store = open(join(folder, `${what}-${maxSize}`), { maxSize, eviction: 'auto', durability: 'none' });
-    const hits = replay(trace, (key) => store.get(key), (key) => store.set(key, VALUE));
+    const hits = replay(
+      trace,
+      (key) => store.get(key),
+      (key) => store.set(key, VALUE),
+    );
     const { entries } = store.stats();
     store.close();
     return { hits, entries };
   };
   const bytes = run(capacity * payload);
-  // The size at which as many entries are kept as lru-cache keeps: the policies alone.
-  const equal = run(Math.round((capacity * payload * capacity) / bytes.entries));
+  // The size at which as many entries are kept as lru-cache keeps: the policies alone. Found by filling caches.
+  let size = Math.round((capacity * payload * capacity) / bytes.entries);
+  for (let tries = 0; tries < 8; tries++) {
+    const store = open(join(folder, `size ${tries} ${what}`), { maxSize: size, eviction: 'auto', durability: 'none' });
+    for (let key = 0; key < 3 * capacity; key++) store.set(name(key), VALUE);
+    const ratio = capacity / store.stats().entries;
+    store.close();
+    if (Math.abs(ratio - 1) < 0.02) break;
+    size = Math.round(size * (1 + (ratio - 1) * 0.8));
+  }
+  const equal = run(size);
   const percent = (share) => `${(share * 100).toFixed(1)} %`;
   report(
     what,
