@@ -1,4 +1,9 @@
-/** KeyvMmap: the suite that Keyv has for adapters, what the suite leaves out, and the caches that are built on Keyv. */
+/**
+ * KeyvMmap: the suite that Keyv has for adapters, what the suite leaves out, and the caches that are built on Keyv.
+ *
+ * The suite asks for sqlite3, which takes minutes to compile, and for a coverage tool, and loads neither: "overrides" in
+ * package.json put a small package in their place that it has anyway.
+ */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

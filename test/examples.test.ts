@@ -1,0 +1,139 @@
+/** The programs of examples/, run as a user runs them. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { Agent, get, type IncomingHttpHeaders } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, expect, onTestFinished, test } from 'vitest';
+import { until, within } from './support/processes.js';
+
+const folder = fileURLToPath(new URL('../examples/', import.meta.url));
+const place = mkdtempSync(join(tmpdir(), 'mmapkv-examples-'));
+afterAll(() => rmSync(place, { recursive: true, force: true }));
+const started = new Set<string>();
+
+interface Example {
+  process: ChildProcess;
+  output: () => string;
+  /** Exit code, once all its output has come. */
+  ended: Promise<number | string | null>;
+}
+
+function start(name: string, env: NodeJS.ProcessEnv = {}): Example {
+  started.add(name);
+  const child = spawn(process.execPath, [name], {
+    cwd: folder,
+    env: { ...process.env, FOLDER: place, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (chunk) => {
+      output += chunk;
+    });
+  }
+  const ended = new Promise<number | string | null>((resolve) => child.on('close', (code, signal) => resolve(code ?? signal)));
+  // A cluster's workers end when their primary does.
+  onTestFinished(() => {
+    child.kill('SIGKILL');
+  });
+  return { process: child, output: () => output, ended };
+}
+
+async function runToItsEnd(name: string): Promise<string> {
+  const example = start(name);
+  const code = await within(example.ended, 30_000, name);
+  expect({ code, output: example.output() }).toMatchObject({ code: 0 });
+  return example.output();
+}
+
+async function startServer(name: string, env: NodeJS.ProcessEnv): Promise<Example & { address: string }> {
+  const example = start(name, { PORT: '0', ...env });
+  const address = () => /listen on (http:\S+)/.exec(example.output())?.[1];
+  await until(() => address() !== undefined || example.process.exitCode !== null, name).catch(() => {});
+  if (address() === undefined) throw new Error(`no address in: ${example.output()}`);
+  return { ...example, address: address()! };
+}
+
+/** Ends as by Ctrl-C, without complaints. */
+async function stop(example: Example): Promise<void> {
+  example.process.kill('SIGINT');
+  const code = await within(example.ended, 10_000, 'the end of a server');
+  expect({ code, output: example.output() }).toMatchObject({ code: 0 });
+}
+
+interface Answer {
+  status: number;
+  headers: IncomingHttpHeaders;
+  body: string;
+}
+
+/** Each request has a connection of its own, so that the requests reach all workers; null when it was cut off. */
+function request(url: string): Promise<Answer | null> {
+  return new Promise((resolve) => {
+    const sent = get(url, { agent: new Agent({ keepAlive: false }) }, (response) => {
+      let body = '';
+      response.on('data', (chunk) => {
+        body += chunk;
+      });
+      response.on('end', () => resolve({ status: response.statusCode!, headers: response.headers, body }));
+      response.on('error', () => resolve(null));
+    });
+    sent.on('error', () => resolve(null));
+  });
+}
+
+test('threads take their jobs from the store, each job once', async () => {
+  const output = await runToItsEnd('worker-threads.mjs');
+  expect(output).toMatch(/^200 results: 148933 primes below 2000000$/m);
+  const done = [...output.matchAll(/^thread \d did (\d+) of 200 jobs$/gm)].map(([, count]) => Number(count));
+  expect(done.reduce((sum, count) => sum + count, 0)).toBe(200);
+});
+
+test('what one process computes for cache-manager or puts into Keyv, another finds', async () => {
+  expect((await runToItsEnd('keyv-cache-manager.mjs')).trimEnd().split('\n')).toEqual([
+    'parent: asks the weather service about Lisbon',
+    'parent: {"city":"Lisbon","sky":"clear","askedBy":"parent"}',
+    'child: {"city":"Lisbon","sky":"clear","askedBy":"parent"}',
+    'child: asks the weather service about Oslo',
+    'child: {"city":"Oslo","sky":"clear","askedBy":"child"}',
+    'parent: {"city":"Oslo","sky":"clear","askedBy":"child"}',
+    'parent: session 17 is now {"user":"Ada","seen":true}',
+    'parent: after weather.clear(): Lisbon is undefined, session 17 is there',
+  ]);
+});
+
+test('the rate limiter counts the requests of all workers together, exactly', async () => {
+  const server = await startServer('rate-limiter.mjs', { WORKERS: '3', LIMIT: '40', WINDOW: '60000' });
+  const answers = (await Promise.all(Array.from({ length: 120 }, () => request(server.address)))) as Answer[];
+  const ofStatus = (status: number) => answers.filter((answer) => answer.status === status);
+  expect(ofStatus(200)).toHaveLength(40);
+  expect(ofStatus(429)).toHaveLength(80);
+  expect(new Set(ofStatus(200).map(({ body }) => body)).size).toBeGreaterThan(1);
+  expect(
+    ofStatus(200)
+      .map(({ headers }) => Number(headers['ratelimit-remaining']))
+      .sort((a, b) => a - b),
+  ).toEqual([...Array(40).keys()]);
+  const seconds = ofStatus(429).map(({ headers }) => Number(headers['retry-after']));
+  for (const wait of seconds) expect(wait).toBeGreaterThan(0);
+  expect(Math.max(...seconds)).toBeLessThanOrEqual(60);
+  await stop(server);
+});
+
+test('the rate limiter lets in again when the window is over', async () => {
+  const server = await startServer('rate-limiter.mjs', { WORKERS: '1', LIMIT: '1', WINDOW: '500' });
+  expect((await request(server.address))?.status).toBe(200);
+  await until(async () => (await request(server.address))?.status === 429, 'the limit');
+  await until(async () => (await request(server.address))?.status === 200, 'the next window');
+  await stop(server);
+});
+
+test('all examples are tried here, and leave nothing behind', () => {
+  const programs = readdirSync(folder).filter((name) => name.endsWith('.mjs') && name !== 'store-path.mjs');
+  expect([...started].sort()).toEqual(programs.sort());
+  const readme = readFileSync(join(folder, 'README.md'), 'utf8');
+  for (const name of programs) expect(readme).toContain(`node examples/${name}`);
+  expect(readdirSync(place)).toEqual([]);
+});
