@@ -8,27 +8,15 @@
  * better-sqlite3 is no dependency: it is used if it can be found, here or in MMAPKV_SQLITE (a folder that has it in its
  * node_modules).
  */
-import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { open } from '../dist/index.js';
-import { makeKeys, median, printMachine, report, require, shuffled, temporaryFolder, VALUE } from './support.mjs';
+import { findSqlite, makeKeys, median, printMachine, report, require, shuffled, temporaryFolder, VALUE } from './support.mjs';
 
 const COUNT = 1000;
 const ROUNDS = Number(process.env.MMAPKV_BENCH_ROUNDS ?? 200);
 /** Rounds that come before, in which the compiler sees the code and the stores get some content. */
 const WARM = 50;
 const folder = temporaryFolder();
-
-function findSqlite() {
-  for (const base of [import.meta.url, join(process.env.MMAPKV_SQLITE ?? '/nowhere', 'package.json')]) {
-    try {
-      return createRequire(base)('better-sqlite3');
-    } catch {
-      // The next place.
-    }
-  }
-  return undefined;
-}
 
 function mmapkv(name, durability) {
   const store = open(join(folder, name), { durability });

@@ -26,6 +26,18 @@ export function shuffled(count) {
   return order;
 }
 
+/** better-sqlite3's Database, if it can be found: here, or in the node_modules of the folder that MMAPKV_SQLITE names. */
+export function findSqlite() {
+  for (const base of [import.meta.url, join(process.env.MMAPKV_SQLITE ?? '/nowhere', 'package.json')]) {
+    try {
+      return createRequire(base)('better-sqlite3');
+    } catch {
+      // The next place.
+    }
+  }
+  return undefined;
+}
+
 export function median(values) {
   const sorted = [...values].sort((a, b) => a - b);
   return sorted[sorted.length >> 1];
