@@ -13,11 +13,14 @@ import {
   KIND_INDEX,
   KIND_LOG,
   KIND_MASK,
+  KIND_NOTE,
   KIND_OWNER_SHIFT,
   KIND_QUARANTINED,
   LOG_LIST_COUNT,
   LOG_LIST_WORD,
   MAX_DEPTH,
+  N_STATE_WORD,
+  NOTE_COMMITTED,
   S_CHECKSUM_WORD,
   S_CHILD_0_WORD,
   S_DEPTH_WORD,
@@ -67,6 +70,8 @@ export interface Scan {
   /** Extents of logs, and of indexes, by the head that they name. */
   logs: Map<number, LogFound[]>;
   indexes: Map<number, number[]>;
+  /** Extents that begin the note of a batch which is not done. */
+  notes: number[];
 }
 
 /** Words of an extent that say what it is. */
@@ -74,7 +79,7 @@ const HEADER_WORDS = 32;
 
 /** `durable`: the epoch of the checkpoint that counts; Infinity: what is there now counts. */
 export function scanHeads(file: SalvageFile, durable: number): Scan {
-  const scan: Scan = { heads: [], sound: new Set(), damaged: [], logs: new Map(), indexes: new Map() };
+  const scan: Scan = { heads: [], sound: new Set(), damaged: [], logs: new Map(), indexes: new Map(), notes: [] };
   const words = new Int32Array(HEADER_WORDS);
   const bytes = new Uint8Array(words.buffer);
   for (let extent = 1; extent < file.count; extent++) {
@@ -91,6 +96,7 @@ export function scanHeads(file: SalvageFile, durable: number): Scan {
     const isEven = (words[X_GENERATION_WORD]! & 1) === 0;
     if (words[X_STATE_WORD] === KIND_HEAD && (isEven || durable !== Number.POSITIVE_INFINITY)) scan.damaged.push(extent);
     const head = words[X_SEGMENT_WORD]!;
+    if (kind === KIND_NOTE && head === extent && words[N_STATE_WORD] === NOTE_COMMITTED) scan.notes.push(extent);
     if (head < 1 || head >= file.count) continue;
     const ordinal = words[X_ORDINAL_WORD]!;
     if ((words[X_STATE_WORD] === KIND_LOG || isKept) && ordinal >= 1 && ordinal < LOG_LIST_COUNT)

@@ -8,15 +8,12 @@
  * missing is counted by code and named by place.
  */
 import { isUtf8 } from 'node:buffer';
-import { DecodeError, decodeValue } from './codec.js';
+import { DecodeError } from './codec.js';
 import { fromSystemError, StoreError, storeError } from './errors.js';
-import { checksumWords, xxh32Words } from './hash.js';
+import { xxh32Words } from './hash.js';
 import { currentBootId, damagedCopies, type Header, newestHeader } from './header.js';
 import {
-  EXTENT_HEADER_SIZE,
   EXTENT_HEADER_UNITS,
-  EXTENT_HEADER_WORDS,
-  EXTENT_PAYLOAD_SIZE,
   EXTENT_SIZE,
   EXTENT_UNIT_MASK,
   EXTENT_UNIT_SHIFT,
@@ -24,29 +21,24 @@ import {
   FLAG_LARGE,
   HEADER_SIZE,
   K_TYPE_WORD,
-  LARGE_CHECKSUM_WORD,
-  LARGE_COUNT_WORD,
-  LARGE_HEADER_WORDS,
-  LARGE_LISTS_WORD,
-  LARGE_SIZE_WORD,
   LOG_LIST_COUNT,
   LOG_LIST_WORD,
   LOG_START_BARE,
   LOG_START_INLINE,
   MAX_RECORD_SIZE,
-  MAX_VALUE_SIZE,
   S_LOG_COUNT_WORD,
   S_LOG_START_WORD,
   S_TAIL_WORD,
   TYPE_MASK,
   UNIT_SIZE,
-  VALUE_LIST_PAIRS,
 } from './layout.js';
 import { expiryOf, payloadIndex, payloadSizeOf } from './record.js';
+import { type RedoOperation, readRedo } from './redo-scan.js';
 import { type CheckReport, type Problem, type ProblemCode, Report } from './report.js';
 import { SalvageFile } from './salvage-file.js';
 import { type Area, type ChosenHead, Cover, chooseHeads, type LogFound, type Scan, scanHeads } from './salvage-heads.js';
 import { type LogPart, type LogRecord, looseSlots, type ReadLog, readLog, readSlots, type Slots } from './salvage-log.js';
+import { decodeBytes, readLarge } from './salvage-value.js';
 
 export interface SalvagedEntry {
   key: Buffer;
@@ -66,6 +58,8 @@ export interface SalvageReport extends CheckReport {
   newer: number;
   /** Epoch of the checkpoint whose state this is; undefined: the state of now. */
   checkpoint: number | undefined;
+  /** Writes after it that the redo log had (durability 'sync'). */
+  redone: number;
 }
 
 class Salvage extends Report implements SalvageReport {
@@ -73,6 +67,7 @@ class Salvage extends Report implements SalvageReport {
   expired = 0;
   newer = 0;
   checkpoint: number | undefined;
+  redone = 0;
   override add(code: ProblemCode, message: string, place: Omit<Problem, 'code' | 'message'> = {}): void {
     this.counts[code] = (this.counts[code] ?? 0) + 1;
     super.add(code, message, place);
@@ -119,7 +114,11 @@ function* salvageFile(file: SalvageFile, options: SalvageOptions): Generator<Sal
   if (missing > 0) report.add('UNREADABLE', `the file ends early: ${missing} bytes are missing`, { address: file.size });
   const cover = new Cover();
   const chosen = chooseHeads(scan.heads, cover);
-  const context: Context = { file, report, durable, seed: header?.hashSeed, scan, takesDoubtful: options.doubtful === true };
+  const redone = durable === Number.POSITIVE_INFINITY ? new Map() : redoOf(file, header!, report);
+  if (durable === Number.POSITIVE_INFINITY) {
+    for (const extent of scan.notes) report.add('RECORD', 'a batch was cut off: a part of it may be missing', { extent });
+  }
+  const context: Context = { file, report, redone, durable, seed: header?.hashSeed, scan, takesDoubtful: options.doubtful === true };
   report.segments = chosen.length;
   let done = 0;
   for (const one of chosen) {
@@ -128,6 +127,7 @@ function* salvageFile(file: SalvageFile, options: SalvageOptions): Generator<Sal
     options.onProgress?.(++done / chosen.length);
   }
   yield* remains(context, cover, new Set(chosen.map(({ head }) => head.extent)));
+  yield* redoneEntries(context);
   if (file.unreadable > 0) report.add('UNREADABLE', `the disk did not give ${file.unreadable} pages of 4 KiB`);
   return report;
 }
@@ -140,6 +140,8 @@ interface Context {
   seed: number | undefined;
   scan: Scan;
   takesDoubtful: boolean;
+  /** What the redo log has for a key (as latin1), later than anything that the checkpoint has. */
+  redone: ReadonlyMap<string, RedoOperation>;
 }
 
 // ---- The header ------------------------------------------------------------------------------------------------------
@@ -167,6 +169,35 @@ function durableEpoch(file: SalvageFile, header: Header, report: Salvage): numbe
   if (!header.loose) return header.durableEpoch;
   report.add('HEADER', "the store was in use with durability 'none': what is there may be of different moments", { address: 0 });
   return Number.POSITIVE_INFINITY;
+}
+
+/** The operations of the redo log that belong to this file, by key. */
+function redoOf(file: SalvageFile, { storeId, controlId, durableEpoch }: Header, report: Salvage): Map<string, RedoOperation> {
+  try {
+    const operations = readRedo(file.path, storeId, controlId, durableEpoch);
+    return new Map(operations.map((operation) => [operation.key.toString('latin1'), operation]));
+  } catch (error) {
+    report.add('UNREADABLE', `the redo log cannot be read: ${(error as Error).message}`);
+    return new Map();
+  }
+}
+
+function* redoneEntries({ redone, report }: Context): Generator<SalvagedEntry> {
+  for (const { key, deleted, type, payload, expiresAt } of redone.values()) {
+    report.redone++;
+    if (deleted) continue;
+    if (expiresAt <= Date.now()) {
+      report.expired++;
+      continue;
+    }
+    const value = decodeBytes(type, payload);
+    if (value instanceof DecodeError) {
+      report.add('VALUE', `a value cannot be read: ${value.message}`, { key: nameOf(key) });
+      continue;
+    }
+    report.entries++;
+    yield { key, value, expiresAt: expiresAt === Number.POSITIVE_INFINITY ? undefined : expiresAt, stored: payload };
+  }
 }
 
 // ---- Segments --------------------------------------------------------------------------------------------------------
@@ -253,6 +284,7 @@ function* logEntries(
     return hash === undefined || areas.some(({ prefix, depth }) => ((hash ^ prefix) & (2 ** depth - 1)) === 0);
   };
   for (const [text, found] of log.newest) {
+    if (context.redone.has(text)) continue;
     const key = Buffer.from(text, 'latin1');
     if (!isWanted(key, found.place)) continue;
     if (found.place < damagedUpTo && slots?.has(found.place) !== true) {
@@ -274,8 +306,11 @@ function isKnown(log: ReadLog, place: number, tail: number): boolean {
 }
 
 function placeOf({ extent, record }: LogRecord, segment: number, key: Buffer): Omit<Problem, 'code' | 'message'> {
-  const name = isUtf8(key) ? key.toString() : key.toString('latin1');
-  return { key: name, extent, offset: record * 4, address: extent * EXTENT_SIZE + record * 4, segment };
+  return { key: nameOf(key), extent, offset: record * 4, address: extent * EXTENT_SIZE + record * 4, segment };
+}
+
+function nameOf(key: Buffer): string {
+  return isUtf8(key) ? key.toString() : key.toString('latin1');
 }
 
 function hashOf(key: Buffer, seed: number): number {
@@ -337,60 +372,10 @@ function readEntry({ file, report }: Context, found: LogRecord, head: number, ke
   } else {
     bytes = Buffer.from(words.slice(payload, payload + ((size + 3) >>> 2)).buffer, 0, size);
   }
-  try {
-    const numbers = bytes.byteOffset === 0 && bytes.length <= 16 ? new Int32Array(bytes.buffer, 0, bytes.buffer.byteLength >>> 2) : NONE;
-    const value = decodeValue(type & TYPE_MASK, bytes, numbers, 0, bytes.length);
-    return { key, value, expiresAt: expiry === Number.POSITIVE_INFINITY ? undefined : expiry, stored: bytes };
-  } catch (error) {
-    if (!(error instanceof DecodeError)) throw error;
-    report.add('VALUE', `a value cannot be read: ${error.message}`, place());
+  const value = decodeBytes(type & TYPE_MASK, bytes);
+  if (value instanceof DecodeError) {
+    report.add('VALUE', `a value cannot be read: ${value.message}`, place());
     return undefined;
   }
-}
-
-const NONE = new Int32Array(4);
-
-/** The bytes of a large value, or what is wrong with it. */
-function readLarge(file: SalvageFile, words: Int32Array, payload: number, payloadSize: number): Buffer | string {
-  const size = words[payload + LARGE_SIZE_WORD]! >>> 0;
-  const count = words[payload + LARGE_COUNT_WORD]! >>> 0;
-  const listCount = words[payload + LARGE_LISTS_WORD]! >>> 0;
-  const listed = listCount === 0 ? count : listCount;
-  const tailSize = payloadSize - (LARGE_HEADER_WORDS + 2 * listed) * 4;
-  const room = count * EXTENT_PAYLOAD_SIZE;
-  const isPossible =
-    payloadSize >= LARGE_HEADER_WORDS * 4 &&
-    size <= MAX_VALUE_SIZE &&
-    count <= file.count &&
-    tailSize >= 0 &&
-    (listCount === 0 || listCount === Math.ceil(count / VALUE_LIST_PAIRS)) &&
-    (tailSize === 0 ? size <= room && size > room - EXTENT_PAYLOAD_SIZE : size === room + tailSize);
-  if (!isPossible) return 'a large value does not have the size that its record says';
-  const first = payload + LARGE_HEADER_WORDS;
-  const extents = (from: Int32Array, at: number, length: number) => Array.from({ length }, (_, i) => from[at + 2 * i]!);
-  let all = extents(words, first, listed);
-  if (listCount > 0) {
-    const lists = all;
-    all = [];
-    for (const extent of lists) {
-      const list = extent > 0 ? file.extent(extent) : undefined;
-      if (list === undefined) return `the list of a large value is lost: extent ${extent}`;
-      all.push(...extents(list, EXTENT_HEADER_WORDS, Math.min(VALUE_LIST_PAIRS, count - all.length)));
-    }
-  }
-  const value = Buffer.allocUnsafeSlow(size);
-  let sum = 0;
-  let at = 0;
-  for (const extent of all) {
-    const part = extent > 0 ? file.extent(extent) : undefined;
-    if (part === undefined) return `an extent of a large value is lost: ${extent}`;
-    const length = Math.min(EXTENT_PAYLOAD_SIZE, size - at);
-    value.set(new Uint8Array(part.buffer, EXTENT_HEADER_SIZE, length), at);
-    sum = checksumWords(part, EXTENT_HEADER_WORDS, (length + 3) >>> 2, sum);
-    at += length;
-  }
-  if (sum !== words[payload + LARGE_CHECKSUM_WORD]) return 'the checksum of a large value does not hold';
-  const tail = (first + 2 * listed) * 4;
-  value.set(new Uint8Array(words.buffer, tail, tailSize), at);
-  return value;
+  return { key, value, expiresAt: expiry === Number.POSITIVE_INFINITY ? undefined : expiry, stored: bytes };
 }

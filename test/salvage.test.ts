@@ -203,6 +203,36 @@ describe('salvage', () => {
     expect(last.value).toMatchObject({ ok: true, checkpoint: undefined });
   });
 
+  test("with durability 'sync' what returned after the checkpoint is taken from the redo log", () => {
+    const file = join(folder, 'sync');
+    const copies = [join(folder, 'sync copy 1'), join(folder, 'sync copy 2')] as const;
+    const store = open(file, { durability: 'sync', checkpointInterval: 3_600_000 });
+    for (let i = 0; i < 50; i++) store.set(`key ${i}`, i);
+    store.syncNow();
+    for (let i = 20; i < 70; i++) store.set(`key ${i}`, `later ${i}`, i === 69 ? { ttl: 1e9 } : undefined);
+    store.delete('key 3');
+    store.set('key 4', -1.5);
+    for (const copy of copies) {
+      copyFileSync(file, copy);
+      copyFileSync(`${file}.redo`, `${copy}.redo`);
+    }
+    const now = new Map(store);
+    store.close();
+    const found = new Map<string, unknown>();
+    const entries = salvage(copies[0]);
+    let step = entries.next();
+    for (; step.done !== true; step = entries.next()) {
+      expect(found.has(step.value.key.toString())).toBe(false);
+      found.set(step.value.key.toString(), step.value.value);
+      expect(step.value.expiresAt !== undefined).toBe(step.value.key.toString() === 'key 69');
+    }
+    expect(isDeepStrictEqual(found, now)).toBe(true);
+    expect(step.value).toMatchObject({ ok: true, entries: now.size, redone: 52, checkpoint: expect.any(Number) });
+    const recovered = open(copies[1]);
+    expect(isDeepStrictEqual(new Map(recovered), found)).toBe(true);
+    recovered.close();
+  });
+
   test('a damaged large value costs that entry alone, and is named by its key', () => {
     const [extent] = extentsOf(L.KIND_VALUE);
     const { found, wrong, report } = damaged((bytes) => bytes.fill(1, extent! * L.EXTENT_SIZE + 5000, extent! * L.EXTENT_SIZE + 5010));

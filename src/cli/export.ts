@@ -59,7 +59,7 @@ async function salvageTo(path: string, file: string | undefined, prefix: string 
   return report!.ok ? Exit.done : Exit.problems;
 }
 
-function summary({ entries, expired, newer, checkpoint, problems, counts }: SalvageReport): string {
+function summary({ entries, expired, newer, checkpoint, redone, problems, counts }: SalvageReport): string {
   const lines = problems.slice(0, MOST_SHOWN).map((problem) => describeProblem(problem));
   const total = Object.values(counts).reduce((sum, count) => sum + count, 0);
   if (total > lines.length) lines.push(`and ${total - lines.length} more`);
@@ -67,6 +67,7 @@ function summary({ entries, expired, newer, checkpoint, problems, counts }: Salv
     `${entries} entries are good`,
     ...(expired > 0 ? [`${expired} expired ones left out`] : []),
     ...(checkpoint !== undefined ? [`as of checkpoint ${checkpoint}`] : []),
+    ...(redone > 0 ? [`${redone} later writes from the redo log`] : []),
     ...(newer > 0 ? [`${newer} newer records left out`] : []),
     ...(total > 0
       ? [
