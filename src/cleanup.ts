@@ -3,6 +3,7 @@
  * it had in reserve. Whatever is found is decided by one question, "does anything refer to it?", so a clean-up that is
  * itself killed is simply done again.
  */
+import { endClaimsOf } from './claims.js';
 import { directoryDepth, locate } from './directory.js';
 import { attachExtent, repairAllocator, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
@@ -33,6 +34,7 @@ import {
   LOG_LIST_COUNT,
   LOG_LIST_WORD,
   OWNER_MASK,
+  OWNER_SLOT_MASK,
   R_EPOCH_WORD,
   R_FRESH_WORD,
   S_CHILD_0_WORD,
@@ -201,6 +203,8 @@ function cleanOwner(session: Session, owner: number): void {
     if (failpoint !== null) failpoint('cleanup.seized');
   }
   finishNotes(session, owner);
+  // An own call that was interrupted leaves other computations of this open as they are.
+  if (owner !== session.owner && owner !== ANY_OWNER) endClaimsOf(session, owner & OWNER_SLOT_MASK);
   // A segment that was replaced but not retired, and whose lock nobody holds: only its head tells.
   const values = new Map<string, ReservedValue>();
   for (let extent = 1; extent < end; extent++) {

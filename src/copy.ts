@@ -26,7 +26,7 @@ import {
 } from './layout.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
 import { touch, wasTouched } from './recency.js';
-import { expiryOf, payloadIndex, placeMix, recordWordsAt, unitsOf } from './record.js';
+import { keptUntil, payloadIndex, placeMix, recordWordsAt, unitsOf } from './record.js';
 import type { Session } from './session.js';
 import { makeView, type View } from './view.js';
 
@@ -60,7 +60,7 @@ function logOf(session: Session, words: Int32Array, base: number): Log {
 
 function isExpired(words: Int32Array, record: number, now: number): boolean {
   // An expired large value stays until it is deleted: its extents are to be retired one by one.
-  return (words[record + K_TYPE_WORD]! & (FLAG_EXPIRY | FLAG_LARGE)) === FLAG_EXPIRY && expiryOf(words, record) <= now;
+  return (words[record + K_TYPE_WORD]! & (FLAG_EXPIRY | FLAG_LARGE)) === FLAG_EXPIRY && keptUntil(words, record) <= now;
 }
 
 /** Lists the records that the segment's slots refer to, but for the expired ones and the one at `without`. Caller holds the lock. */
@@ -132,7 +132,7 @@ export function evictListed(session: Session, head: number, goal: number, now: n
   const consider = (n: number, isExpiredOnly: boolean) => {
     const words = log.words[refs[n]! >>> EXTENT_UNIT_SHIFT]!;
     const r = log.bases[refs[n]! >>> EXTENT_UNIT_SHIFT]! + ((refs[n]! & EXTENT_UNIT_MASK) << 1);
-    if ((words[r + K_TYPE_WORD]! & FLAG_EXPIRY) === 0 || expiryOf(words, r) > now) {
+    if ((words[r + K_TYPE_WORD]! & FLAG_EXPIRY) === 0 || keptUntil(words, r) > now) {
       if (isExpiredOnly) return;
       if (used[n] !== 0) {
         used[n] = 0;

@@ -12,6 +12,8 @@
  *   redo log     = header of 4 KiB | half for even epochs | half for odd epochs
  */
 
+import { CLAIMS_OFFSET, FAILURE_COUNT, FAILURE_SIZE, FAILURES_OFFSET } from './layout-claims.js';
+
 // ---- Units -------------------------------------------------------------------------------------------------------
 
 export const EXTENT_SIZE = 65536;
@@ -410,6 +412,9 @@ export const USE_LOCK_BYTE = 2 ** 48 + 1;
 /** Control file: OWNER_LOCK_BYTE + slot is held by the owner of the slot for as long as it lives. */
 export const OWNER_LOCK_BYTE = 2 ** 48;
 
+/** What getOrCompute() needs: claims and failures, in the control file between the owner slots and the entries. */
+export * from './layout-claims.js';
+
 // ---- The chains above close ---------------------------------------------------------------------------------------
 
 function layoutHolds(what: string, holds: boolean): void {
@@ -433,6 +438,8 @@ layoutHolds(
   'owner slots',
   OWNERS_OFFSET + (OWNER_COUNT + 1) * OWNER_WORDS * 4 <= CONTROL_ENTRIES_OFFSET && OWNER_COUNT === OWNER_SLOT_MASK,
 );
+layoutHolds('claims', OWNERS_OFFSET + (OWNER_COUNT + 1) * OWNER_WORDS * 4 === CLAIMS_OFFSET);
+layoutHolds('failures', FAILURES_OFFSET + FAILURE_COUNT * FAILURE_SIZE <= CONTROL_ENTRIES_OFFSET);
 layoutHolds(
   'owner bits',
   OWNER_MASK === ((OWNER_INCARNATION_MASK << OWNER_INCARNATION_SHIFT) | OWNER_SLOT_MASK) && LOCK_WAITERS_BIT > OWNER_MASK,

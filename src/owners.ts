@@ -52,6 +52,11 @@ export function isAlive(session: Session, owner: number): boolean {
   return native.isLocked(session.memory.controlFd, OWNER_LOCK_BYTE + slot, 1, true);
 }
 
+/** Is whoever has the slot now still there? */
+export function isSlotAlive(session: Session, slot: number): boolean {
+  return isAlive(session, ownerOf(slot, Atomics.load(session.memory.fixed, slotWord(slot) + O_STATE_WORD) >>> 1));
+}
+
 export function ownerPid(session: Session, owner: number): number {
   return session.memory.fixed[slotWord(owner & OWNER_SLOT_MASK) + O_PID_WORD]!;
 }

@@ -51,7 +51,7 @@ import {
   X_STATE_WORD,
 } from './layout.js';
 import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
-import { payloadIndex, placeMix, recordChecksum, recordWordsAt, unitsOf } from './record.js';
+import { payloadIndex, placeMix, putExpiry, recordChecksum, recordWordsAt, unitsOf } from './record.js';
 import { captureDeletion, captureRecord } from './redo.js';
 import { retireValue } from './retire.js';
 import type { Session } from './session.js';
@@ -150,8 +150,7 @@ export function publish(
   log[r + K_SEQUENCE_WORD] = low;
   let p = r + RECORD_HEADER_WORDS;
   if (hasExpiry) {
-    log[p] = expiresAt | 0;
-    log[p + 1] = Math.floor(expiresAt / 2 ** 32);
+    putExpiry(log, p, expiresAt, session.grace);
     p += 2;
   }
   const keyWords = (keySize + 3) >>> 2;

@@ -83,7 +83,7 @@ function decodeFound(session: Session, view: View, how: number): unknown {
   if (word >= verified.length || (verified[word]! & (1 << (ref & 31))) === 0) verify(session, view);
   const expiry = expiryOf(words, record);
   session.expiresAt = expiry;
-  if (expiry !== Number.POSITIVE_INFINITY && expiry <= Date.now()) return undefined;
+  if (expiry !== Number.POSITIVE_INFINITY && expiry <= Date.now() && expiry <= session.asOf) return undefined;
   if (session.evicts && !session.readOnly) touch(session.memory, extent, ref);
   session.version = sequenceOf(words, record);
   if (how === AS_PRESENCE) return true;

@@ -5,10 +5,13 @@
  */
 import { checksumWords } from './hash.js';
 import {
+  EXPIRY_HIGH_MASK,
   EXTENT_UNIT_MASK,
   EXTENT_UNIT_SHIFT,
   EXTENT_WORDS,
   FLAG_EXPIRY,
+  GRACE_EXPONENT_SHIFT,
+  GRACE_SHIFT,
   K_CHECKSUM_WORD,
   K_EPOCH_WORD,
   K_SEQUENCE_WORD,
@@ -94,7 +97,39 @@ export function sequenceOf(words: Int32Array, record: number): number {
 /** Expiry in ms since 1970; Infinity when the record has none. */
 export function expiryOf(words: Int32Array, record: number): number {
   if ((words[record + K_TYPE_WORD]! & FLAG_EXPIRY) === 0) return Number.POSITIVE_INFINITY;
-  return (words[record + RECORD_HEADER_WORDS]! >>> 0) + words[record + RECORD_HEADER_WORDS + 1]! * 2 ** 32;
+  return expiryAt(words, record + RECORD_HEADER_WORDS);
+}
+
+/** The two words of an expiry, without what says how long the entry is kept afterwards. */
+export function expiryAt(words: Int32Array, index: number): number {
+  return (words[index]! >>> 0) + (words[index + 1]! & EXPIRY_HIGH_MASK) * 2 ** 32;
+}
+
+/** `grace`: see graceBits(). */
+export function putExpiry(words: Int32Array, index: number, expiresAt: number, grace: number): void {
+  const expiry = Math.min(expiresAt, Number.MAX_SAFE_INTEGER);
+  words[index] = expiry | 0;
+  words[index + 1] = Math.floor(expiry / 2 ** 32) | grace;
+}
+
+/**
+ * Until when the record is kept, in ms since 1970: longer than it is there for any read, when its value may be served
+ * stale while a new one is computed.
+ */
+export function keptUntil(words: Int32Array, record: number): number {
+  const high = words[record + RECORD_HEADER_WORDS + 1]!;
+  const mantissa = (high >>> GRACE_SHIFT) & GRACE_MANTISSA_MASK;
+  return expiryOf(words, record) + mantissa * 2 ** (high >>> GRACE_EXPONENT_SHIFT);
+}
+
+const GRACE_MANTISSA_MASK = (1 << (GRACE_EXPONENT_SHIFT - GRACE_SHIFT)) - 1;
+
+/** At least this many ms, as bits of the expiry's high word: up to 3 % more. */
+export function graceBits(ms: number): number {
+  let exponent = 0;
+  while (ms > GRACE_MANTISSA_MASK * 2 ** exponent && exponent < 31) exponent++;
+  const mantissa = Math.min(GRACE_MANTISSA_MASK, Math.ceil(ms / 2 ** exponent));
+  return (exponent << GRACE_EXPONENT_SHIFT) | (mantissa << GRACE_SHIFT);
 }
 
 /** Words and index of the record at `ref`; for code that is not hot. */

@@ -42,6 +42,7 @@ import {
   TYPE_MASK,
 } from './layout.js';
 import { native } from './native.js';
+import { expiryAt } from './record.js';
 import { entrySeed, readRedoHeader, redoPath, redoSeed } from './redo-file.js';
 import type { Session } from './session.js';
 import { ALWAYS, remove, writeValue } from './write.js';
@@ -142,7 +143,7 @@ function operationsOf(words: Int32Array, entry: number, size: number): RedoOpera
       deleted: (type & FLAG_DELETED) !== 0,
       type: type & TYPE_MASK,
       payload: copyBytes(words, payload, payloadSize),
-      expiresAt: expiry === key ? Number.POSITIVE_INFINITY : (words[expiry]! >>> 0) + words[expiry + 1]! * 2 ** 32,
+      expiresAt: expiry === key ? Number.POSITIVE_INFINITY : expiryAt(words, expiry),
       sequence: (type >>> SEQUENCE_HIGH_SHIFT) * 2 ** 32 + (words[at + Q_SEQUENCE_WORD]! >>> 0),
     });
     at = next;

@@ -36,6 +36,10 @@ export class Session {
   /** Version and expiry (ms since 1970, or Infinity) of the entry that read() returned. */
   version = 0;
   expiresAt = 0;
+  /** read() also finds what expired after this, in ms since 1970: Infinity except while getOrCompute() looks. */
+  asOf = Number.POSITIVE_INFINITY;
+  /** For how long records that are written now are kept after their expiry: see graceBits(). */
+  grace = 0;
   /** The write under way has happened, whatever fails afterwards. */
   committed = false;
   /** The write under way takes over the extents of the large value that it replaces. */

@@ -8,6 +8,7 @@ import { settle, watchInterrupted } from './cleanup.js';
 import { clearStore } from './clear.js';
 import { encoded, encodeKey, encodeValue, keyWords, releaseValue } from './codec.js';
 import { type CompactResult, compactStore } from './compact.js';
+import { Computations } from './compute.js';
 import { entriesOf, keysOf, valuesOf } from './iterator.js';
 import { LocalCache } from './local-cache.js';
 import { closeSession, openSession } from './open.js';
@@ -17,7 +18,7 @@ import { durably, flushRedo, refuseAfterFailedSync, relieveRedo } from './redo.j
 import type { CheckReport } from './report.js';
 import type { Session } from './session.js';
 import { collectStats, countEntries, type StoreStats } from './stats.js';
-import type { CheckOptions, Entry, IterationOptions, Key, Value, WriteOptions } from './types.js';
+import type { CheckOptions, ComputeOptions, Entry, IterationOptions, Key, Value, WriteOptions } from './types.js';
 import { ALWAYS, addNumber, IF_ABSENT, IF_PRESENT, IF_VERSION, NEVER_EXPIRES, remove, setExpiry, writeValue } from './write.js';
 
 /**
@@ -46,6 +47,7 @@ export class Store implements Iterable<[string, Value]> {
   readonly #ttl: number;
   readonly #cache: LocalCache | null;
   #timers: NodeJS.Timeout[] = [];
+  #computations: Computations | undefined;
 
   constructor(path: string, options: StoreOptions = {}) {
     const normalized = normalizeOptions(path, options);
@@ -259,6 +261,18 @@ export class Store implements Iterable<[string, Value]> {
     return this.getOrInsert(key, fn(key), options);
   }
 
+  /**
+   * The value under the key; if it is absent, stores what `fn` resolves to. Of all processes and threads one computes, the
+   * others wait for its result. One that dies or exceeds `timeout` is replaced; a failure reaches those who wait for it.
+   * @throws {StoreError} ERR_STORE_COMPUTE_TIMEOUT, or as get() and set()
+   * @example
+   * const user = await store.getOrCompute('user:1', () => database.load(1), { ttl: 60_000 });
+   */
+  async getOrCompute(key: Key, fn: (key: Key) => Promise<Value> | Value, options: ComputeOptions | number = {}): Promise<Value> {
+    this.#computations ??= new Computations(this.#enterWrite(), this);
+    return this.#computations.getOrCompute(key, fn, options);
+  }
+
   /** Gives the entry a new expiry, ttl ms from now (undefined: never); false when the key is absent. */
   touch(key: Key, ttl: number | undefined): boolean {
     const session = this.#enterWrite();
@@ -425,6 +439,7 @@ export class Store implements Iterable<[string, Value]> {
     if (this.#session.closed) return;
     for (const timer of this.#timers) clearInterval(timer);
     this.#cache?.clear();
+    this.#computations?.close();
     closeSession(this.#session);
   }
 

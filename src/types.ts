@@ -15,6 +15,21 @@ export interface WriteOptions {
   ttl?: number | undefined;
 }
 
+export interface ComputeOptions extends WriteOptions {
+  /**
+   * ms, above 0 and at most 2 ** 30, that a computation may take. Then its callers get `ERR_STORE_COMPUTE_TIMEOUT`, and
+   * another process that waits computes instead.
+   * @default 30000
+   */
+  timeout?: number | undefined;
+  /**
+   * ms after its expiry in which a value is still returned, at once, while one process computes a new one. Counts for
+   * getOrCompute alone: to every other call the entry is gone when its ttl is over.
+   * @default 0
+   */
+  staleWhileRevalidate?: number | undefined;
+}
+
 export interface Entry {
   value: Value;
   /** Grows with every write of the entry's segment; never the same for two writes of one key. */

@@ -132,6 +132,10 @@ const elsewhere = [
   'note.applied',
   'note.done',
   'cleanup.noted',
+  // compute.test.ts
+  'compute.claimed',
+  'compute.confirmed',
+  'compute.stored',
   // kill-recovery.test.ts
   'recovery.found',
   'recovery.segment',
