@@ -5,6 +5,11 @@
  */
 import { fileURLToPath } from 'node:url';
 
+/** Their license is the one of this package (see LICENSE), and wants their names to be here. */
+const banner = `/* With parts of other packages, under the MIT license: csv-parse, Copyright (c) 2010 Adaltas;
+cli-progress, Copyright (c) 2015-2022 Andi Dittrich; string-width, strip-ansi, ansi-regex and is-fullwidth-code-point,
+Copyright (c) Sindre Sorhus; emoji-regex, Copyright Mathias Bynens. The text of the license is in the file LICENSE. */`;
+
 export default {
   input: 'dist/cli/main.js',
   platform: 'node',
@@ -16,6 +21,7 @@ export default {
     file: 'dist/cli.cjs',
     format: 'cjs',
     codeSplitting: false,
+    postBanner: banner,
     comments: false,
     minify: { compress: false, mangle: false, codegen: { removeWhitespace: true } },
   },

@@ -127,4 +127,8 @@ test('has types, for modules and for CommonJS', () => {
 
 test.skipIf(!existsSync(join(root, manifest.bin.mmapkv)))('has a command line that says its version', () => {
   expect(run(process.execPath, join(installed, manifest.bin.mmapkv), '--version')).toBe(`${manifest.version}\n`);
+  // With what is bundled, not installed.
+  writeFileSync(join(project, 'rows.csv'), 'key,value\na,"1, 2"\n');
+  expect(run(process.execPath, join(installed, manifest.bin.mmapkv), 'import', 'rows.kv', 'rows.csv')).toBe('1 imported\n');
+  expect(run(process.execPath, join(installed, manifest.bin.mmapkv), 'get', 'rows.kv', 'a')).toBe('1, 2');
 });
