@@ -29,13 +29,14 @@ const blocks: Block[] = [...readme.matchAll(/^```(\w*)\n(.*?)^```$/gms)].map((ma
 }));
 const ofLanguage = (language: string) => blocks.filter((block) => block.language === language);
 
-/** A project that has this package installed, and nothing else. */
+/** A project that has this package installed, and what it has adapters for. */
 function emptyProject(): { path: string; env: NodeJS.ProcessEnv } {
   const path = mkdtempSync(join(tmpdir(), 'mmapkv-readme-'));
   onTestFinished(() => rmSync(path, { recursive: true, force: true }));
   const bin = join(path, 'node_modules', '.bin');
   mkdirSync(bin, { recursive: true });
   symlinkSync(root, join(path, 'node_modules', 'mmapkv'));
+  for (const peer of ['keyv', 'cache-manager']) symlinkSync(join(root, 'node_modules', peer), join(path, 'node_modules', peer));
   symlinkSync(join(root, 'bin', 'mmapkv.js'), join(bin, 'mmapkv'));
   return { path, env: { ...process.env, PATH: `${bin}:${process.env.PATH}` } };
 }
