@@ -84,6 +84,42 @@ function request(url: string): Promise<Answer | null> {
   });
 }
 
+const workerOf = (answer: Answer) => Number(answer.headers['x-worker']);
+
+test('a cluster renders each page once for all, and goes on when a worker is killed while it renders', async () => {
+  const server = await startServer('cluster-server.mjs', { WORKERS: '4' });
+  const pages = ['a', 'b', 'c'];
+  const first = await Promise.all(Array.from({ length: 24 }, (_, i) => request(`${server.address}/page/${pages[i % 3]}`)));
+  for (const [i, answer] of first.entries()) {
+    expect(answer).toMatchObject({ status: 200, body: expect.stringContaining(`<h1>${pages[i % 3]}</h1>`) });
+    expect(answer!.body).toBe(first[i % 3]!.body);
+  }
+  const workers = new Set(first.map((answer) => workerOf(answer!)));
+  expect(workers.size).toBeGreaterThan(1);
+  expect(JSON.parse((await request(`${server.address}/stats`))!.body)).toEqual({ rendered: 3, served: 24 });
+
+  // Eight ask for a new page. The worker that renders it is killed, and another of those that wait renders it.
+  const asked = Array.from({ length: 8 }, () => request(`${server.address}/page/d`));
+  const renderers = () => [...server.output().matchAll(/process (\d+) renders d/g)].map(([, pid]) => Number(pid));
+  await until(() => renderers().length > 0, 'page d is being rendered');
+  const victim = renderers()[0]!;
+  process.kill(victim, 'SIGKILL');
+  const answers = (await Promise.all(asked)).filter((answer) => answer !== null);
+  expect(answers.length).toBeGreaterThan(0);
+  expect(renderers()).toHaveLength(2);
+  for (const answer of answers) expect(answer).toMatchObject({ status: 200, body: answers[0]!.body });
+  expect(answers[0]!.body).toContain(`process ${renderers()[1]}`);
+  await until(() => server.output().includes(`worker ${victim} ended (SIGKILL)`), 'the primary notices');
+
+  // The one that takes its place finds everything that there was.
+  await until(async () => {
+    const answer = await request(`${server.address}/page/a`);
+    expect(answer).toMatchObject({ status: 200, body: first[0]!.body });
+    return !workers.has(workerOf(answer!));
+  }, 'the new worker answers');
+  await stop(server);
+});
+
 test('threads take their jobs from the store, each job once', async () => {
   const output = await runToItsEnd('worker-threads.mjs');
   expect(output).toMatch(/^200 results: 148933 primes below 2000000$/m);
