@@ -2,6 +2,8 @@
  * The header: two copies of 4,096 bytes at the start of the data file, written in turn, each with a sequence and a
  * checksum. What was read is a Header only after verify(): until then it is bytes that somebody else wrote.
  */
+import { readlinkSync, statSync } from 'node:fs';
+import { basename } from 'node:path';
 import { storeError } from './errors.js';
 import { checksumWords } from './hash.js';
 import {
@@ -54,6 +56,7 @@ export interface Header {
   maxSize: number;
   /** ms since 1970. */
   created: number;
+  /** Of the boot and of the mount: see currentBootId(). */
   bootId: string;
   device: bigint;
   inode: bigint;
@@ -89,9 +92,34 @@ export function getBigint(words: Int32Array, at: number): bigint {
   return BigInt(words[at]! >>> 0) | (BigInt(words[at + 1]! >>> 0) << 32n);
 }
 
-/** The boot id of this machine as ids are kept: 32 hex digits. */
-export function currentBootId(): string {
-  return native.bootId().replaceAll('-', '').padEnd(32, '0').slice(0, 32);
+/**
+ * An id of this boot of the machine and this mount of the file system on `device`, 32 hex digits: while it stays the
+ * same, what the page cache was told is there. A file system that was shut down, or whose disk was taken away, and that
+ * was mounted again has another one.
+ */
+export function currentBootId(device: bigint): string {
+  const boot = native.bootId().replaceAll('-', '').padEnd(32, '0').slice(0, 32);
+  return (BigInt(`0x${boot}`) ^ mountOf(device)).toString(16).padStart(32, '0');
+}
+
+/**
+ * A number that no two mounts of a device share: that of the folder which ext4, xfs and f2fs have in sysfs for as long as
+ * it is mounted, the same through every bind mount and in every container. 0: nothing is known of it.
+ */
+function mountOf(device: bigint): bigint {
+  const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xfffff000n);
+  const minor = (device & 0xffn) | ((device >> 12n) & 0xffffff00n);
+  if (major === 0n) return 0n;
+  try {
+    const name = basename(readlinkSync(`/sys/dev/block/${major}:${minor}`));
+    for (const kind of ['ext4', 'xfs', 'f2fs']) {
+      const folder = statSync(`/sys/fs/${kind}/${name}`, { bigint: true, throwIfNoEntry: false });
+      if (folder !== undefined) return folder.ino;
+    }
+  } catch {
+    // No sysfs here.
+  }
+  return 0n;
 }
 
 function checksumOf(words: Int32Array): number {

@@ -139,7 +139,7 @@ function writeNewStore(path: string, fd: number, info: FileInfo, options: Normal
     extentCount,
     maxSize: options.maxSize,
     created: Date.now(),
-    bootId: currentBootId(),
+    bootId: currentBootId(BigInt(info.device)),
     device: BigInt(info.device),
     inode: BigInt(info.inode),
     controlId: '',
@@ -216,7 +216,8 @@ function readIdentity(path: string, fd: number): Opened {
   refuseRemote(path, info);
   const header = readHeader(fd, path, info.size);
   if (info.size < header.extentCount * EXTENT_SIZE) throw truncated(path, info.size, header.extentCount * EXTENT_SIZE);
-  const isSameFile = header.bootId === currentBootId() && header.device === BigInt(info.device) && header.inode === BigInt(info.inode);
+  const device = BigInt(info.device);
+  const isSameFile = header.bootId === currentBootId(device) && header.device === device && header.inode === BigInt(info.inode);
   return { info, header, isSameFile, isCopy: header.inode !== BigInt(info.inode) };
 }
 
@@ -296,7 +297,7 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
     const wasClean = header.clean;
     header.device = BigInt(info.device);
     header.inode = BigInt(info.inode);
-    header.bootId = currentBootId();
+    header.bootId = currentBootId(header.device);
     const control = openControl(path, header, Math.floor(info.size / EXTENT_SIZE), info.mode & 0o777, inUse);
     controlFd = control.fd;
     memory = new Memory(path, fd, controlFd, true);

@@ -164,7 +164,7 @@ function lookAtHeader(file: SalvageFile, report: Salvage): { header: Header | un
 
 /** The epoch whose state counts, as an open would decide it (recovery.ts); Infinity: what is there now. */
 function durableEpoch(file: SalvageFile, header: Header, report: Salvage): number {
-  const isSameBoot = header.bootId === currentBootId() && header.device === file.device && header.inode === file.inode;
+  const isSameBoot = header.bootId === currentBootId(file.device) && header.device === file.device && header.inode === file.inode;
   if (header.clean || isSameBoot) return Number.POSITIVE_INFINITY;
   if (!header.loose) return header.durableEpoch;
   report.add('HEADER', "the store was in use with durability 'none': what is there may be of different moments", { address: 0 });

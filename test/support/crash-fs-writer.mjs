@@ -2,7 +2,7 @@
  * Works on a store on a file system that will be shut down under it (scripts/power-loss-fs.mjs). What it did and what
  * was acknowledged goes to LOG, on another file system.
  *
- *   node crash-fs-writer.mjs PATH LOG SEED PROFILE BY BOOT_ID DURABILITY
+ *   node crash-fs-writer.mjs PATH LOG SEED PROFILE BY DURABILITY
  */
 import { openSync, writeSync } from 'node:fs';
 import { open } from '../../dist/index.js';
@@ -11,9 +11,7 @@ import { OPTIONS } from './crash-verify.mjs';
 import { Workload } from './crash-workloads.mjs';
 import { random as seeded } from './values.mjs';
 
-const [path, logPath, seed, profile, by, bootId, durability] = process.argv.slice(2);
-// Each round is another boot, as far as the store can tell.
-native.bootId = () => bootId;
+const [path, logPath, seed, profile, by, durability] = process.argv.slice(2);
 const log = openSync(logPath, 'a');
 const options = { ...OPTIONS, durability, checkpointInterval: 20 };
 const store = open(path, options);
