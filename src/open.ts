@@ -46,6 +46,7 @@ import { type Decision, decide, recoverStore, recoveryProgress } from './recover
 import { Redo } from './redo.js';
 import { openRedoFile } from './redo-file.js';
 import { Session } from './session.js';
+import { waitForBatches } from './unfinished.js';
 
 /** Extents of a new store: about 2 MiB. */
 const INITIAL_EXTENTS = 33;
@@ -71,9 +72,9 @@ export function openSession(path: string, options: NormalizedOptions): Session {
       native.closeFile(fd);
       throw fromSystemError(error, path, 'opening the store');
     }
-    if (session.readOnly) return session;
     try {
-      cleanDead(session);
+      if (session.readOnly) waitForBatches(session);
+      else cleanDead(session);
     } catch (error) {
       // The session has taken over the descriptor, and closes it.
       closeSession(session);

@@ -283,3 +283,31 @@ test('a checkpoint of others covers the whole of a batch whose writer died in th
     store.close();
   }
 });
+
+test('a read-only open sees no part of a killed batch: it waits for those who finish it, or asks for an open for writing', {
+  timeout: 60_000,
+}, async () => {
+  for (const isInUse of [false, true]) {
+    const folder = freshFolder();
+    const path = join(folder, 'store');
+    const others = isInUse ? open(path, { segmentSize: 65536 }) : undefined;
+    if (others !== undefined) onTestFinished(() => others.close());
+    const { number } = await killAt(folder, 'batch.segment', 9);
+    const expected = stateAfter(number, SIZE);
+    if (isInUse) {
+      // Another process that opens it to read, while this one's timer runs.
+      const peer = startPeer('holder', { path, options: { readOnly: true } });
+      expect(await peer.hear()).toBe('ready');
+      peer.say(['state', '1/']);
+      const { state } = await peer.hear();
+      expect(state.sort()).toEqual([...expected.keys()].sort());
+      peer.say(['close']);
+    } else {
+      expect(() => open(path, { readOnly: true })).toThrow(expect.objectContaining({ code: 'ERR_STORE_NEEDS_RECOVERY', path }));
+      open(path).close();
+    }
+    const reader = open(path, { readOnly: true });
+    expect(differences(stateOf(reader), expected)).toEqual([]);
+    reader.close();
+  }
+});

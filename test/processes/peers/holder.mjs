@@ -8,6 +8,7 @@ for (let message = await hear(); message !== undefined; message = await hear()) 
   const [what, key, value] = message;
   try {
     if (what === 'set') store.set(key, value);
+    else if (what === 'state') say({ state: [...store.keys({ prefix: key })] });
     else if (what === 'batch') {
       const batch = store.batch();
       for (const entry of key) batch.set(...entry);
