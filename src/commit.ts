@@ -11,6 +11,7 @@
  * Locks are taken politely at first: one that is not free soon is waited for with no other in hand. Should that never
  * come to an end, they are waited for in their order, which makes no circle.
  */
+import { applyEntry, findKey, markDone } from './apply.js';
 import { settle } from './cleanup.js';
 import { placeFor } from './copy.js';
 import { StoreError, storeError } from './errors.js';
@@ -36,13 +37,10 @@ import {
 import { acquire, release, releaseDirty, tryAcquire } from './lock.js';
 import { corrupt } from './memory.js';
 import {
-  applyEntry,
   closeNote,
   commitNote,
   createNote,
-  findKey,
   isCommitted,
-  markDone,
   type Note,
   nameNote,
   operationPlace,

@@ -257,8 +257,7 @@ export const VALUE_LIST_PAIRS = EXTENT_PAYLOAD_SIZE / 8;
 
 // ---- Note of a batch: extents of kind note; segment: the first of them; ordinal: place in the note; next: the next one ---
 
-/** NOTE_COMMITTED: whoever finds an entry undone has to do it. Anything else: nothing is to be done. */
-export const N_STATE_WORD = 16;
+export const N_STATE_WORD = 16; // NOTE_COMMITTED, or else nothing is to be done
 /** Over epoch, counts, and the first three words of each entry; seeded with the birth. */
 export const N_CHECKSUM_WORD = 17;
 /** Of all records of the batch. */
@@ -317,6 +316,8 @@ export const C_DURABLE_EPOCH_WORD = LOCK_ALLOCATOR_WORD + 80;
 export const C_SYNC_ERROR_WORD = LOCK_ALLOCATOR_WORD + 81;
 /** Newest epoch in which somebody wrote who is gone: whoever is there sees to its checkpoint. */
 export const C_LEFT_EPOCH_WORD = LOCK_ALLOCATOR_WORD + 82;
+/** Counts the batches that were named in owner slots: whoever reads looks whether one was left half done. */
+export const C_BATCHES_WORD = LOCK_ALLOCATOR_WORD + 83;
 /** Redo log: bytes used of each half; records written and records synced so far (a futex word). */
 export const C_REDO_TAIL_0_WORD = LOCK_ALLOCATOR_WORD + 96;
 export const C_REDO_TAIL_1_WORD = LOCK_ALLOCATOR_WORD + 97;

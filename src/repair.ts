@@ -2,6 +2,8 @@
  * Repair of one segment after a holder of its lock died or was interrupted. What matters became visible through one
  * word (a slot's ref, the generation), so repair only recomputes the rest; it can itself be interrupted and done again.
  */
+
+import { applyNotes } from './apply.js';
 import { locate, publishSegments } from './directory.js';
 import { failpoint } from './failpoints.js';
 import {
@@ -47,7 +49,6 @@ import {
 } from './layout.js';
 import { acquire, markClean, release } from './lock.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
-import { applyNotes } from './note.js';
 import { segmentChecksum } from './rebuild.js';
 import { checksumHolds, fitsExtent, payloadIndex, recordAt, recordWordsAt, refExtent, refIndex, unitsOf } from './record.js';
 import { retireOldIndex, retireSegment, retireValue } from './retire.js';

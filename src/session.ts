@@ -5,11 +5,14 @@
  * They mean something only until the next lookup of the same session.
  */
 import { xxh32Words } from './hash.js';
+import { C_BATCHES_WORD } from './layout.js';
 import type { Memory } from './memory.js';
 import type { NormalizedOptions } from './options.js';
 import type { Redo } from './redo.js';
 import type { Recovery } from './types.js';
 import { noViews, type View } from './view.js';
+
+const NO_BATCHES = new Int32Array(1);
 
 export class Session {
   readonly memory: Memory;
@@ -73,6 +76,13 @@ export class Session {
   recovery: Recovery | undefined;
   /** Notes of batches found in the file when no owner slot told of them: see cleanEveryOwner(). */
   strayNotes: number[] = [];
+  /** The word of the control file that counts batches; for a read-only open a 0. */
+  readonly batchCount: Int32Array;
+  /** Up to this count all batches are known to be finished. */
+  batchesSeen = -1;
+  /** Up to this count owner slots were looked at; those that named a note then. See unfinished.ts. */
+  batchesLooked = -1;
+  batchSlots: number[] = [];
   /** Counters of this open, for stats(). */
   checkpoints = 0;
   /** Why the last close could not leave the store in order. */
@@ -115,6 +125,8 @@ export class Session {
     this.readOnly = readOnly;
     this.options = options;
     this.slotWords = this.recordWords = this.freeWords = memory.fixed;
+    this.batchCount = memory.fixed.length > 0 ? memory.fixed.subarray(C_BATCHES_WORD, C_BATCHES_WORD + 1) : NO_BATCHES;
+    if (this.batchCount === NO_BATCHES) this.batchesSeen = 0;
   }
 
   /** The hash of a key, as a signed 32-bit number. `key` is padded with zeros to a word. */

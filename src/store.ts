@@ -19,6 +19,7 @@ import type { CheckReport } from './report.js';
 import type { Session } from './session.js';
 import { collectStats, countEntries, type StoreStats } from './stats.js';
 import type { CheckOptions, ComputeOptions, Entry, IterationOptions, Key, Value, WriteOptions } from './types.js';
+import { finishBatches } from './unfinished.js';
 import { ALWAYS, addNumber, IF_ABSENT, IF_PRESENT, IF_VERSION, NEVER_EXPIRES, remove, setExpiry, writeValue } from './write.js';
 
 /**
@@ -78,6 +79,7 @@ export class Store implements Iterable<[string, Value]> {
     const session = this.#session;
     if (session.closed) throw closedError(session.path);
     if (session.busy || session.held !== 0 || session.interrupted || session.deferred.length !== 0) settle(session);
+    if (Atomics.load(session.batchCount, 0) !== session.batchesSeen) finishBatches(session);
     return session;
   }
 
@@ -326,10 +328,7 @@ export class Store implements Iterable<[string, Value]> {
    */
   batch(): Batch {
     this.#enterWrite();
-    return new Batch(
-      () => this.#enterWrite(),
-      (options) => this.#expiry(options),
-    );
+    return new Batch(this.#enterWrite.bind(this), this.#expiry.bind(this));
   }
 
   /** Removes every entry that was there when the call began, one segment at a time. */

@@ -1,12 +1,57 @@
-/** For who opens a store read-only: has somebody died in the middle of a batch, which nobody has finished yet? */
+/**
+ * No reader is to see a part of a batch whose writer died. Who has the store open for writing looks at each call at a
+ * count of batches, and where it has changed at the owner slots; a batch of the dead is finished before the call goes
+ * on. A batch whose writer lives is watched until it is done. Who has it open read-only looks once, when opening it.
+ */
+import { cleanDead } from './cleanup.js';
 import { lookAtControl } from './control.js';
 import { StoreError, storeError } from './errors.js';
 import { readHeader } from './header.js';
-import { O_NOTE_WORD, O_STATE_WORD, OWNER_COUNT, OWNER_LOCK_BYTE, OWNER_WORDS, OWNERS_WORD, USE_LOCK_BYTE } from './layout.js';
+import {
+  C_BATCHES_WORD,
+  O_NOTE_WORD,
+  O_STATE_WORD,
+  OWNER_COUNT,
+  OWNER_LOCK_BYTE,
+  OWNER_WORDS,
+  OWNERS_WORD,
+  USE_LOCK_BYTE,
+} from './layout.js';
 import { native } from './native.js';
 import { readNote, undoneSegments } from './note.js';
-import { ownerOf } from './owners.js';
+import { isAlive, ownerOf } from './owners.js';
 import type { Session } from './session.js';
+
+/** Called when the count of batches has changed, or one is being watched. */
+export function finishBatches(session: Session): void {
+  const { fixed } = session.memory;
+  const count = Atomics.load(fixed, C_BATCHES_WORD);
+  const noteOf = (slot: number) => Atomics.load(fixed, OWNERS_WORD + slot * OWNER_WORDS + O_NOTE_WORD);
+  if (count !== session.batchesLooked) {
+    session.batchSlots = [];
+    for (let slot = 1; slot <= OWNER_COUNT; slot++) if (noteOf(slot) !== 0) session.batchSlots.push(slot);
+    session.batchesLooked = count;
+  }
+  let isLeft = false;
+  session.batchSlots = session.batchSlots.filter((slot) => {
+    if (noteOf(slot) === 0) return false;
+    const state = Atomics.load(fixed, OWNERS_WORD + slot * OWNER_WORDS + O_STATE_WORD);
+    const lives = isAlive(session, ownerOf(slot, state >>> 1));
+    isLeft ||= !lives;
+    return lives;
+  });
+  if (session.batchSlots.length === 0) session.batchesSeen = count;
+  if (!isLeft) return;
+  // Cut off, it may leave locks taken.
+  session.busy = true;
+  try {
+    cleanDead(session);
+  } catch (error) {
+    // Left to the next writer, or a timer: a read is not to fail for it.
+    if (!(error instanceof StoreError)) throw error;
+  }
+  session.busy = false;
+}
 
 /** ms that those who have the store open for writing are given: they look every 200 ms. */
 const PATIENCE = 1000;
