@@ -145,6 +145,20 @@ test('who takes over from the dead and is killed at once is replaced in turn', a
   expect(claimsOf(path)).toEqual([]);
 });
 
+test('8 processes that want the same keys at the same time compute each of them once', async () => {
+  const path = freshPath();
+  const random = replayable('compute once');
+  const keys = 3000;
+  const peers = Array.from({ length: 8 }, (_, i) => startPeer('wanter', { path, keys, seed: random.next(), width: 1 + 4 * (i & 1) }));
+  for (const peer of peers) expect(await peer.hear()).toBe('ready');
+  for (const peer of peers) peer.say('begin');
+  const said = await Promise.all(peers.map((peer) => peer.hear(60_000)));
+  expect(said.flatMap(({ wrong }) => wrong)).toEqual([]);
+  expect(said.reduce((sum, { computed }) => sum + computed, 0)).toBe(keys);
+  expect(said.filter(({ computed }) => computed > 0).length).toBeGreaterThan(1);
+  expect(claimsOf(path)).toEqual([]);
+});
+
 const rounds = Number(process.env.MMAPKV_KILLS ?? 12);
 
 test('8 processes that throw, hang and are killed never compute one key at a time twice, and none is left waiting', {
