@@ -5,6 +5,7 @@
 import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import vm from 'node:vm';
 import { expect, onTestFinished, test } from 'vitest';
 import { type Batch, open, type Store } from '../dist/index.js';
 import { ENTRY_ALIGN, REDO_HALF_SIZE, REDO_HEADER_SIZE } from '../dist/layout.js';
@@ -275,6 +276,42 @@ test('a store that was recovered goes on with a log of its own: entries of its f
   again.set('b', 3);
   expect(await third.recovered()).toEqual(contentOf(again));
   again.close();
+});
+
+test('calls that are cut off by a timeout leave nothing out that the next call does not make up for', { timeout: 60_000 }, async () => {
+  const dice = replayable('cut off redo');
+  const { path, store, loss, follow } = scene();
+  const lazy = open(path, { checkpointInterval: 3_600_000 });
+  const returned = new Map<string, number>();
+  let n = 0;
+  const write = () => {
+    n++;
+    const key = `k${n % 40}`;
+    if (n % 5 > 0) store.set(key, n);
+    else store.batch().set(key, n).set(`${key} too`, n).commit();
+    returned.set(key, n);
+  };
+  const context = vm.createContext({ write });
+  for (let round = 0; round < 120; round++) {
+    try {
+      vm.runInContext('for (;;) write()', context, { timeout: 1 + dice.below(6) });
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'ERR_SCRIPT_EXECUTION_TIMEOUT' });
+    }
+    // Somebody else's write in between, or none.
+    if (dice.below(2) === 0) lazy.set('lazy', round);
+    store.set('round', round);
+    follow();
+    if (round % 10 > 0) continue;
+    const content = await loss.recovered();
+    content.delete('lazy');
+    const expected = contentOf(store);
+    expected.delete('lazy');
+    expect({ round, content }).toEqual({ round, content: expected });
+    for (const [key, value] of returned) expect(content.get(key)).toBeGreaterThanOrEqual(value);
+  }
+  expect(n).toBeGreaterThan(120);
+  lazy.close();
 });
 
 test('two opens in one process, one of them without syncs: what the other wrote is there', async () => {
