@@ -87,6 +87,21 @@ test('can be required', () => {
   expect(run(process.execPath, 'use.cjs')).toBe('true ERR_STORE_CLOSED\n');
 });
 
+test('has the adapter for Keyv under its own name, imported and required, where there is no Keyv', () => {
+  const body = `
+    const adapter = new KeyvMmap(join(mkdtempSync(join(tmpdir(), 'mmapkv-use-')), 'store'));
+    await adapter.set('greeting', 'hello', 60_000);
+    console.log(await adapter.get('greeting'), adapter.store instanceof Store);
+    await adapter.disconnect();
+    rmSync(dirname(adapter.store.path), { recursive: true });`;
+  const names = [...modules, ['mmapkv/keyv', '{ KeyvMmap }']];
+  writeFileSync(join(project, 'keyv.mjs'), names.map(([name, what]) => `import ${what} from '${name}';`).join('\n') + body);
+  expect(run(process.execPath, 'keyv.mjs')).toBe('hello true\n');
+  const required = names.map(([name, what]) => `const ${what} = require('${name}');`).join('\n');
+  writeFileSync(join(project, 'keyv.cjs'), `${required}\n(async () => {${body}})();`);
+  expect(run(process.execPath, 'keyv.cjs')).toBe('hello true\n');
+});
+
 test('does not let its inside be imported', () => {
   const inside = "import('mmapkv/dist/store.js').catch((error) => console.log(error.code))";
   expect(run(process.execPath, '-e', inside)).toBe('ERR_PACKAGE_PATH_NOT_EXPORTED\n');
@@ -99,30 +114,21 @@ const typed = `
   export const version: number | undefined = entry?.version;
   export const keys: string[] = [...store.keys({ prefix: 'a' })];
   export const codeOf = (error: StoreError): string => error.code;
+  export const kept = (options: KeyvMmapOptions): Promise<string | undefined> => new KeyvMmap('somewhere', options).get<string>('key');
   // @ts-expect-error no such option
   open('somewhere', { segmentsize: 65536 });
   // @ts-expect-error a key is no number
   store.get(1);`;
 
 test('has types, for modules and for CommonJS', () => {
-  const source = `import { type Entry, open, type Store, type StoreError, type StoreOptions } from 'mmapkv';${typed}`;
+  const source = `
+    import { type Entry, open, type Store, type StoreError, type StoreOptions } from 'mmapkv';
+    import { KeyvMmap, type KeyvMmapOptions } from 'mmapkv/keyv';${typed}`;
   writeFileSync(join(project, 'typed.mts'), source);
   writeFileSync(join(project, 'typed.cts'), source);
   const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
-  run(
-    process.execPath,
-    tsc,
-    '--noEmit',
-    '--strict',
-    '--target',
-    'es2022',
-    '--lib',
-    'es2023,esnext.disposable',
-    '--module',
-    'nodenext',
-    'typed.mts',
-    'typed.cts',
-  );
+  const options = ['--noEmit', '--strict', '--target', 'es2022', '--lib', 'es2023,esnext.disposable', '--module', 'nodenext'];
+  run(process.execPath, tsc, ...options, 'typed.mts', 'typed.cts');
 });
 
 test.skipIf(!existsSync(join(root, manifest.bin.mmapkv)))('has a command line that says its version', () => {
