@@ -11,7 +11,8 @@ const forms = ['commitData', 'commitDataAsync'] as const;
 const value = 8;
 const error = 16;
 const lock = 4000;
-const held = 0x40000123;
+// With the bit that says that a commit is under way: nothing changes before the release.
+const held = 0x50000123;
 
 /** A mapped control file whose lock word is held, and a data file of one page. */
 function newFiles() {
