@@ -75,6 +75,8 @@ export interface ReadLog {
   /** Whole records of a later epoch than was asked for. */
   newer: number;
   damages: Damage[];
+  /** Places of records that may have been deleted. */
+  doubtful: Set<number>;
   /** The place behind the last record of each part. */
   ends: Map<number, number>;
   /** That of the last part. */
@@ -95,96 +97,128 @@ function isWhole(words: Int32Array, unit: number, birth: number): boolean {
   return fitsExtent(words, record, 0) && checksumHolds(words, record, recordWordsAt(words, record), birth);
 }
 
+/** What salvage knows of a log besides its bytes. */
+export interface LogFacts {
+  /** Records of later epochs do not count: the last checkpoint's, or Infinity. */
+  newestEpoch: number;
+  /** Place at which the log ends, if its head says so and what is there now counts. */
+  tail: number | undefined;
+  slots: Slots | undefined;
+  /** Does a slot say that a record of this key stands at this place, and its tag, that it is this key? */
+  isProved: (place: number, key: string) => boolean;
+}
+
 /**
- * Reads the records of a log, those of epochs up to `newestEpoch`. `tail`: where the log ends if the head says so, else
- * Infinity; -1 when anything may stand behind the records. `decided` says of a record behind the tail whether it happened,
- * `isProved` of one in a part that is unsure whether it belongs there.
+ * Reads the records of a log.
+ *
+ * Behind a damaged record the log goes on, up to its end. Where that is, the tail says. Without one it cannot be told
+ * from what a recovery has cut off the log: records that are whole and do not count. So behind a gap a record then counts
+ * only if a slot refers to it, and the gap is damage only if such a record follows.
  */
-export function readLog(
-  file: SalvageFile,
-  parts: readonly LogPart[],
-  newestEpoch: number,
-  tail: number,
-  decided: (place: number, deleted: number | undefined) => boolean,
-  isProved: (place: number, key: string) => boolean,
-): ReadLog {
-  const log: ReadLog = { newest: new Map(), places: new Set(), newer: 0, damages: [], ends: new Map(), end: 0 };
+export function readLog(file: SalvageFile, parts: readonly LogPart[], facts: LogFacts): ReadLog {
+  const log: ReadLog = { newest: new Map(), places: new Set(), newer: 0, damages: [], ends: new Map(), end: 0, doubtful: new Set() };
   const keys = new Map<number, string>();
+  const isCheckpoint = facts.newestEpoch !== Number.POSITIVE_INFINITY;
+  const { tail = Number.POSITIVE_INFINITY } = facts;
+  /** Damage to which something that counts has not been found behind it yet. */
+  let pending: Damage[] = [];
+  const damage = (one: Damage) => (isCheckpoint ? pending : log.damages).push(one);
+  const confirm = () => {
+    log.damages.push(...pending);
+    pending = [];
+  };
   for (const part of parts) {
     const words = part.extent === 0 ? undefined : file.extent(part.extent);
     const first = part.ordinal << EXTENT_UNIT_SHIFT;
+    const behind = first + EXTENT_UNITS;
     if (words === undefined) {
-      log.damages.push({ place: first + EXTENT_UNITS, message: 'an extent of the log is lost', extent: part.extent, offset: 0 });
+      damage({ place: behind, message: 'an extent of the log is lost', extent: 0, offset: 0 });
       continue;
     }
     if (part.isUnsure === true)
-      log.damages.push({
-        place: first + EXTENT_UNITS,
-        message: 'an extent of the log does not say that it is one',
-        extent: part.extent,
-        offset: 0,
-      });
+      damage({ place: behind, message: 'an extent of the log does not say that it is one', extent: part.extent, offset: 0 });
     const bytes = Buffer.from(words.buffer, words.byteOffset, words.byteLength);
     const birth = birthOf(words, part.start);
     let budget = MOST_SUMMED;
-    let damagedAt = -1;
+    let gap = -1;
+    let isZero = false;
+    /** Behind a gap that may be the end. */
+    let isLoose = false;
     let end = part.start;
-    let isBehind = false;
     for (let unit = part.start; unit < EXTENT_UNITS; ) {
       const record = unit * 2;
       if (budget <= 0) {
-        damagedAt = damagedAt < 0 ? unit : damagedAt;
+        gap = gap < 0 ? unit : gap;
         break;
       }
       const count = record + RECORD_HEADER_WORDS <= EXTENT_WORDS ? recordWordsAt(words, record) : 0;
       if ((words[record + K_TYPE_WORD]! & FLAG_RECORD) !== 0 && fitsExtent(words, record, 0)) budget -= Math.max(count, 16);
       if (!isWhole(words, unit, birth)) {
-        // A type of 0 ends the log, unless there is something whole behind it.
-        if (damagedAt < 0) {
-          damagedAt = unit;
-          isBehind = words[record + K_TYPE_WORD] === 0;
+        if (gap < 0) {
+          gap = unit;
+          isZero = words[record + K_TYPE_WORD] === 0;
         }
         unit++;
         continue;
       }
-      const isNewer = words[record + K_EPOCH_WORD]! > newestEpoch;
-      if (damagedAt >= 0 && !isNewer) {
-        log.damages.push({ place: first + unit, message: 'records are damaged', extent: part.extent, offset: damagedAt * 8 });
-      }
-      damagedAt = -1;
       const place = first + unit;
+      if (gap >= 0 && place >= tail && facts.tail !== undefined) break;
+      const isNewer = words[record + K_EPOCH_WORD]! > facts.newestEpoch;
+      const isDeletion = (words[record + K_TYPE_WORD]! & FLAG_DELETED) !== 0;
+      if (gap >= 0) {
+        // A type of 0 ends a log, and so does a checkpoint's last record.
+        isLoose ||= isCheckpoint || (facts.tail === undefined && isZero);
+        if (!isNewer) {
+          const isKnown = !isLoose || isDeletion || facts.slots === undefined || facts.slots.has(place);
+          if (isKnown) damage({ place, message: 'records are damaged', extent: part.extent, offset: gap * 8 });
+        }
+        gap = -1;
+      }
       unit += unitsOf(count);
       end = unit;
       if (isNewer) {
         log.newer++;
         continue;
       }
-      const isDeletion = (words[record + K_TYPE_WORD]! & FLAG_DELETED) !== 0;
       const deleted = isDeletion && payloadSizeOf(words, record) >= 8 ? words[payloadIndex(words, record) + 1]! : undefined;
-      if (tail >= 0 && place >= tail && !decided(place, deleted)) continue;
-      if (isDeletion && part.isUnsure === true) continue;
+      if (place >= tail && !happened(facts.slots, place, deleted)) continue;
       if (isDeletion) {
-        log.places.add(place);
-        const key = deleted === undefined ? undefined : keys.get(deleted);
-        if (key !== undefined && log.newest.get(key)?.place === deleted) log.newest.delete(key);
-      } else {
-        const at = keyIndex(words, record) * 4;
-        const key = bytes.toString('latin1', at, at + keySizeOf(words, record));
-        if (part.isUnsure === true && !isProved(place, key)) continue;
-        log.places.add(place);
-        log.newest.set(key, { place, extent: part.extent, record });
-        keys.set(place, key);
+        const key = deleted === undefined || part.isUnsure === true ? undefined : keys.get(deleted);
+        const isLast = key !== undefined && log.newest.get(key)?.place === deleted;
+        if (isLoose && isLast && facts.slots?.has(deleted!) !== true) log.doubtful.add(deleted!);
+        else if (isLast && !isLoose) log.newest.delete(key);
+        if (!isLoose && part.isUnsure !== true) {
+          log.places.add(place);
+          confirm();
+        }
+        continue;
       }
+      const at = keyIndex(words, record) * 4;
+      const key = bytes.toString('latin1', at, at + keySizeOf(words, record));
+      if (part.isUnsure === true && !facts.isProved(place, key)) continue;
+      if (isLoose && facts.slots?.has(place) !== true) {
+        // With no index to ask there is something here that nobody can judge.
+        if (facts.slots === undefined) confirm();
+        continue;
+      }
+      confirm();
+      log.places.add(place);
+      log.newest.set(key, { place, extent: part.extent, record });
+      keys.set(place, key);
     }
     log.end = first + end;
     log.ends.set(part.ordinal, log.end);
-    const isTorn = damagedAt >= 0 && !isBehind && damagedAt < EXTENT_UNITS && first + damagedAt < tail;
-    const isShort =
-      damagedAt >= 0 && isBehind && part === parts[parts.length - 1] && first + damagedAt < tail && tail !== Number.POSITIVE_INFINITY;
-    if (isTorn || isShort)
-      log.damages.push({ place: first + EXTENT_UNITS, message: 'records are damaged', extent: part.extent, offset: damagedAt * 8 });
+    const isLast = part === parts[parts.length - 1];
+    // Something that is no record, or nothing where the head says that there is more.
+    if (!isCheckpoint && gap >= 0 && first + gap < tail && (!isZero || (isLast && facts.tail !== undefined)))
+      log.damages.push({ place: behind, message: 'records are damaged', extent: part.extent, offset: gap * 8 });
   }
   return log;
+}
+
+/** Of a record behind the tail: a set happened when a slot refers to it, a deletion when none refers to what it deleted. */
+function happened(slots: Slots | undefined, place: number, deleted: number | undefined): boolean {
+  return slots === undefined || (deleted === undefined ? slots.has(place) : !slots.has(deleted));
 }
 
 /** The birth by which the extent's first record holds; that of its header if none does. */

@@ -203,7 +203,7 @@ function* redoneEntries({ redone, report }: Context): Generator<SalvagedEntry> {
 // ---- Segments --------------------------------------------------------------------------------------------------------
 
 /** The parts of a segment's log: those that its list and they themselves name. */
-function logParts({ file, scan, report }: Context, head: number, logStart: number): LogPart[] {
+function logParts({ file, scan }: Context, head: number, logStart: number): LogPart[] {
   const words = file.extent(head)!;
   const found = new Map<number, LogFound>();
   for (const one of scan.logs.get(head) ?? []) {
@@ -219,7 +219,6 @@ function logParts({ file, scan, report }: Context, head: number, logStart: numbe
     const known = found.get(ordinal)?.extent ?? 0;
     // One that does not say what it is may still hold records.
     const extent = known !== 0 ? known : listed > 0 && listed < file.count ? listed : 0;
-    if (extent === 0) report.add('LOG', `extent ${ordinal} of the log of a segment is lost`, { extent: listed, segment: head });
     parts.push({ ordinal, extent, start: EXTENT_HEADER_UNITS, isUnsure: known === 0 });
   }
   return parts;
@@ -246,22 +245,23 @@ function* logEntries(
 ): Generator<SalvagedEntry> {
   const { file, report, durable, seed } = context;
   const isNow = durable === Number.POSITIVE_INFINITY;
-  const tail = isNow ? (head === 0 || tailWord < 0 ? Number.POSITIVE_INFINITY : tailWord) : -1;
-  // A write happened when its slot says so.
-  const decided = (place: number, deleted: number | undefined) =>
-    slots === undefined || (deleted === undefined ? slots.has(place) : !slots.has(deleted));
+  const tail = isNow && head !== 0 && tailWord >= 0 ? tailWord : undefined;
   const isProved = (place: number, key: string) => seed !== undefined && slots?.get(place) === hashOf(Buffer.from(key, 'latin1'), seed);
-  const log = readLog(file, parts, durable, tail, decided, isProved);
+  const log = readLog(file, parts, { newestEpoch: durable, tail, slots, isProved });
   report.newer += log.newer;
   let damagedUpTo = -1;
   for (const { place, message, extent, offset } of log.damages) {
-    if (extent !== 0) report.add('LOG', message, { extent, offset, segment: head, address: extent * EXTENT_SIZE + offset });
+    report.add(
+      'LOG',
+      message,
+      extent === 0 ? { segment: head } : { extent, offset, segment: head, address: extent * EXTENT_SIZE + offset },
+    );
     damagedUpTo = Math.max(damagedUpTo, place);
   }
   // Does the log end where it seems to? An extent of which half is left would have taken any further record.
   const isOpen = EXTENT_UNITS - (log.end & EXTENT_UNIT_MASK) < MAX_RECORD_SIZE / UNIT_SIZE || (log.end & EXTENT_UNIT_MASK) === 0;
   if (isNow && tail !== log.end && isOpen) damagedUpTo = Number.POSITIVE_INFINITY;
-  if (isNow && tail !== Number.POSITIVE_INFINITY && tail > log.end && log.damages.length === 0)
+  if (tail !== undefined && tail > log.end && log.damages.length === 0)
     report.add('LOG', 'the log of a segment ends before the place that its head names', { extent: head, segment: head });
   if (!isNow && head === 0 && isOpen && log.newer === 0) damagedUpTo = Number.POSITIVE_INFINITY;
   if (isNow && slots !== undefined) {
@@ -287,7 +287,7 @@ function* logEntries(
     if (context.redone.has(text)) continue;
     const key = Buffer.from(text, 'latin1');
     if (!isWanted(key, found.place)) continue;
-    if (found.place < damagedUpTo && slots?.has(found.place) !== true) {
+    if ((found.place < damagedUpTo || log.doubtful.has(found.place)) && slots?.has(found.place) !== true) {
       report.add('RECORD', 'a record may have been replaced or deleted by one that is lost', placeOf(found, head, key));
       if (!context.takesDoubtful) continue;
     }
@@ -299,10 +299,10 @@ function* logEntries(
 }
 
 /** Is it known what stands at this place of the log? */
-function isKnown(log: ReadLog, place: number, tail: number): boolean {
+function isKnown(log: ReadLog, place: number, tail: number | undefined): boolean {
   const end = log.ends.get(place >>> EXTENT_UNIT_SHIFT);
   if (end === undefined || log.damages.some((damage) => damage.place > (place & ~EXTENT_UNIT_MASK))) return false;
-  return place < end || (place >= tail && log.end === tail);
+  return place < end || (tail !== undefined && place >= tail && log.end === tail);
 }
 
 function placeOf({ extent, record }: LogRecord, segment: number, key: Buffer): Omit<Problem, 'code' | 'message'> {

@@ -194,6 +194,12 @@ describe('salvage', () => {
     const recovered = open(copies[1]);
     expect(isDeepStrictEqual(new Map(recovered), found)).toBe(true);
     recovered.close();
+    // What recovery has cut off the logs does not come back, and is no damage.
+    const after = salvage(copies[1]);
+    let again = after.next();
+    for (; again.done !== true; again = after.next())
+      expect(isDeepStrictEqual(again.value.value, found.get(again.value.key.toString()))).toBe(true);
+    expect(again.value).toMatchObject({ ok: true, problems: [], entries: found.size });
     // The file itself, closed by now, gives the state of now.
     const now = salvage(file);
     let last = now.next();

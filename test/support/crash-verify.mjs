@@ -5,6 +5,7 @@ import { putBigint, putId, readHeader } from '../../dist/header.js';
 import { open } from '../../dist/index.js';
 import { H_BOOT_ID_WORD, H_CHECKSUM_WORD, H_INODE_WORD, HEADER_MAGIC_0, HEADER_SIZE } from '../../dist/layout.js';
 import { native } from '../../dist/native.js';
+import { salvage } from '../../dist/salvage.js';
 
 import { makeBytes } from './crash-history.mjs';
 import { buildControl, buildFile, DATA, REDO } from './crash-images.mjs';
@@ -74,11 +75,14 @@ export async function verifyImage(path, history, crash, { random, options = OPTI
     const header = headerOf(path);
     outcome.durable = header.durableEpoch;
     problems.push(...history.broken(crash, header.durableEpoch));
+    step = 'salvage';
+    const saved = images++ % SALVAGE_EVERY === 0 ? salvaged(path) : undefined;
     step = 'open';
     store = open(path, options);
     await afterOpen?.(store);
     step = 'contents';
     problems.push(...history.compare(store, header.durableEpoch, crash, found).slice(0, 5));
+    if (problems.length === 0 && saved !== undefined) problems.push(...compareSalvaged(saved, found));
     step = 'check';
     await checkClean(store, problems, 'check after recovery');
     if (!thorough || problems.length > 0) return outcome;
@@ -149,4 +153,32 @@ function compareUsed(store, expected, problems) {
       if (problems.length > 5) return;
     }
   }
+}
+
+/** Salvage reads each such image, too. */
+const SALVAGE_EVERY = 4;
+let images = 0;
+
+/** What salvage makes of the image, before anybody has opened it. */
+function salvaged(path) {
+  const entries = new Map();
+  const steps = salvage(path);
+  for (let step = steps.next(); ; step = steps.next()) {
+    if (step.done) return { entries, report: step.value };
+    entries.set(step.value.key.toString(), step.value.stored);
+  }
+}
+
+/** Where the header says which checkpoint was the last, salvage finds what recovery finds. */
+function compareSalvaged({ entries, report }, found) {
+  if (report.checkpoint === undefined) return [];
+  const wrong = [];
+  if (!report.ok) wrong.push(`salvage finds problems: ${JSON.stringify(report.problems.slice(0, 3))}`);
+  for (const [key, { value }] of found) {
+    const saved = entries.get(key);
+    if (saved === undefined) wrong.push(`salvage misses ${key}`);
+    else if (!saved.equals(value)) wrong.push(`salvage has another value of ${key}`);
+  }
+  for (const key of entries.keys()) if (!found.has(key)) wrong.push(`salvage brings back ${key}`);
+  return wrong.slice(0, 3);
 }
