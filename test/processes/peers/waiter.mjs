@@ -9,6 +9,10 @@ const fates = {
   block() {
     for (;;) Atomics.load(new Int32Array(4), 0);
   },
+  'block until the key is there'(key) {
+    while (!store.has(key));
+    return `by ${params.name}`;
+  },
   'throw when told': async () => {
     await hear();
     throw new Error(`no luck, says ${params.name}`);
@@ -21,9 +25,9 @@ const fates = {
 say('ready');
 for (let message = await hear(); message !== undefined && message !== 'end'; message = await hear()) {
   const [fate, key, options] = message;
-  const fn = () => {
+  const fn = (wanted) => {
     say('computing');
-    return fates[fate]();
+    return fates[fate](wanted);
   };
   try {
     const running = store.getOrCompute(key, fn, options);
