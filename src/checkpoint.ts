@@ -108,22 +108,29 @@ function isOfThisThread(session: Session, owner: number): boolean {
   return false;
 }
 
+/** Does one of this thread's sessions wait for others to leave their segments? It goes on by itself, if the event loop does. */
+function isDraining(session: Session, owner: number): boolean {
+  for (const other of sessionsOfThread) if (other.owner === owner && other.storeKey === session.storeKey) return other.isDraining;
+  return false;
+}
+
 /**
  * Takes the lock unless somebody who lives holds it. One of this thread's sessions that holds it without its sync being
  * under way waits in an asynchronous drain, or was interrupted: its turn is taken over, and it finds out by its ticket.
  */
-function tryLock(session: Session): boolean {
+function tryLock(session: Session, takesOver = true): boolean {
   const { fixed } = session.memory;
   for (;;) {
     const found = Atomics.load(fixed, LOCK_CHECKPOINT_WORD);
     const holder = found & OWNER_MASK;
     if (holder !== 0) {
       if (isOfThisThread(session, holder)) {
-        if ((found & LOCK_SYNCING_BIT) !== 0) return false;
+        if ((found & LOCK_SYNCING_BIT) !== 0 || (!takesOver && isDraining(session, holder))) return false;
       } else if (isAlive(session, holder)) return false;
     }
     if (Atomics.compareExchange(fixed, LOCK_CHECKPOINT_WORD, found, session.owner) !== found) continue;
     session.ticket++;
+    session.isDraining = false;
     return true;
   }
 }
@@ -335,7 +342,7 @@ export async function checkpoint(session: Session): Promise<void> {
   let deadline = performance.now() + session.options.lockTimeout;
   while (durableEpoch(session) < target) {
     refuseSuspect(session);
-    if (tryLock(session)) {
+    if (tryLock(session, false)) {
       await runCheckpoint(session);
     } else {
       const word = waitingWord(session, deadline);
@@ -350,6 +357,7 @@ export async function checkpoint(session: Session): Promise<void> {
 async function runCheckpoint(session: Session): Promise<void> {
   const { ticket } = session;
   const isOurs = () => !session.closed && session.ticket === ticket;
+  session.isDraining = true;
   try {
     const epoch = beginEpoch(session);
     cleanDead(session);
@@ -365,9 +373,13 @@ async function runCheckpoint(session: Session): Promise<void> {
       waitForSegment(session, extent, word, 0);
     }
     if (session.sawDead) cleanDead(session);
+    session.isDraining = false;
     await startSync(session, epoch);
   } finally {
-    if (isOurs()) unlockCheckpoint(session);
+    if (isOurs()) {
+      session.isDraining = false;
+      unlockCheckpoint(session);
+    }
   }
 }
 

@@ -62,6 +62,8 @@ export class Session {
   writeEpoch = 0;
   /** Counts the turns of this open at the checkpoint's lock: an asynchronous one finds out that its turn was taken over. */
   ticket = 0;
+  /** Its asynchronous checkpoint waits for others to leave their segments. */
+  isDraining = false;
   /** The quarantine has grown so that a checkpoint is due, though this open may leave the event loop no turn. */
   wantsCheckpoint = false;
   /** performance.now() before which no further such checkpoint is tried. */
