@@ -135,7 +135,8 @@ async function runImage(path, made, random, depth, name) {
     outcome = await verifyImage(path, history, plan.crash, {
       random,
       options: { ...OPTIONS, durability },
-      thorough: !nests && fault === 'none',
+      // Whoever opened it can also use it: seen in every other one.
+      thorough: !nests && fault === 'none' && random.below(2) === 0,
       afterOpen: () => recorder?.snapshot(),
     });
   } finally {
