@@ -1,7 +1,17 @@
 /** batch(): what it does when nobody dies. (test/processes/kill-batch.test.ts: when somebody does.) */
+import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, expect, test } from 'vitest';
+import { afterAll, expect, onTestFinished, test } from 'vitest';
+import { markDone } from '../dist/apply.js';
+import { reserveExtents, unreserveExtents } from '../dist/extents.js';
+import { makeRoom } from '../dist/growth.js';
 import { open, type Store, type StoreOptions } from '../dist/index.js';
+import { EXTENT_WORD_SHIFT } from '../dist/layout.js';
+import { extentBase } from '../dist/memory.js';
+import { closeNote, commitNote, createNote, placeBehindEntries, readNote, undoneSegments, writeEntries } from '../dist/note.js';
+import { closeSession, openSession } from '../dist/open.js';
+import { normalizeOptions } from '../dist/options.js';
 import { freshFolder, freshPath, thrownBy } from './support/native-harness.js';
 import { replayable } from './support/random.js';
 import { nameOf, randomKeys, randomValue } from './support/values.js';
@@ -239,4 +249,91 @@ test('two stores of one process share nothing of their batches', () => {
   expect(a.size).toBe(0);
   first.commit();
   expect([a.get('x'), a.get('y'), b.get('x'), b.get('y')]).toEqual(['a', 'a', 'b', 'b']);
+});
+
+test('a note with more segments than fit in its first extent is read as it was written', () => {
+  const path = freshPath('store');
+  const session = openSession(path, normalizeOptions(path, {}));
+  try {
+    const count = 10_000;
+    const place = placeBehindEntries(count);
+    expect(place >>> EXTENT_WORD_SHIFT).toBe(2);
+    makeRoom(session, 20);
+    const extents: number[] = [];
+    expect(reserveExtents(session, (place >>> EXTENT_WORD_SHIFT) + 1, 0, extents)).toBe(true);
+    const note = createNote(session, extents);
+    const entries = Array.from({ length: count }, (_, n) => ({ head: n + 1, place: place + n, count: n + 2 }));
+    writeEntries(session, note, entries, 7);
+    expect(readNote(session, extents[0]!, session.owner)).toBeUndefined();
+    commitNote(session, note);
+    const found = readNote(session, extents[0]!, session.owner)!;
+    expect(found).toEqual({ extents, epoch: 7, segmentCount: count });
+    expect(undoneSegments(session, found)).toEqual(entries.map(({ head }) => head));
+    for (const n of [0, 4087, 4088, 8179, 8180, 9999]) markDone(session, note, n);
+    expect(undoneSegments(session, found).length).toBe(count - 6);
+    expect(readNote(session, extents[0]!, session.owner + 1)).toBeUndefined();
+    // A word of it changed: damage, and said so.
+    const words = session.memory.words[0]!;
+    const at = extentBase(extents[1]!) + 1000;
+    words[at]!++;
+    expect(thrownBy(() => readNote(session, extents[0]!, session.owner))).toMatchObject({ code: 'ERR_STORE_CORRUPT' });
+    words[at]!--;
+    closeNote(session, extents[0]!, session.owner, true);
+    expect(readNote(session, extents[0]!, session.owner)).toBeUndefined();
+    unreserveExtents(session, extents);
+  } finally {
+    closeSession(session);
+  }
+});
+
+test('a batch that meets a stopped writer throws ERR_STORE_LOCK_TIMEOUT, changes nothing, and holds up nobody meanwhile', async () => {
+  const path = freshPath('store');
+  const store = open(path, { segmentSize: 65_536, lockTimeout: 400 });
+  opened.push(store);
+  const keys = Array.from({ length: 200 }, (_, i) => `key ${i}`);
+  for (const key of keys) store.set(key, 'before');
+  const url = JSON.stringify(new URL('../dist/index.js', import.meta.url).href);
+  const run = (code: string, failpoints = '') => {
+    const child = spawn(process.execPath, ['--input-type=module', '-e', `import { open } from ${url}; ${code}`], {
+      env: { ...process.env, MMAPKV_FAILPOINTS: failpoints },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    onTestFinished(() => {
+      child.kill('SIGKILL');
+    });
+    return child;
+  };
+  const stopped = run(`open(${JSON.stringify(path)}).set('key 0', 'from the stopped one');`, 'put.written=stop');
+  const state = () => /^State:\s+(\w)/m.exec(readFileSync(`/proc/${stopped.pid}/status`, 'latin1'))?.[1];
+  while (state() !== 'T') await new Promise((resolve) => setTimeout(resolve, 5));
+  // Writes to all other segments all the while.
+  const other = run(`
+    const store = open(${JSON.stringify(path)}, { lockTimeout: 20 });
+    const free = Array.from({ length: 200 }, (_, i) => 'other ' + i).filter((key) => {
+      try { store.set(key, 0); return true; } catch { return false; }
+    });
+    console.log('ready');
+    for (const end = performance.now() + 1500; performance.now() < end; ) {
+      for (const key of free) store.set(key, 1);
+    }
+    console.log(JSON.stringify({ free: free.length }));
+    process.exit(0);`);
+  let said = '';
+  other.stdout.on('data', (chunk) => {
+    said += chunk;
+  });
+  const ended = new Promise((resolve) => other.on('close', resolve));
+  while (!said.includes('ready')) await new Promise((resolve) => setTimeout(resolve, 5));
+  const batch = store.batch();
+  for (const key of keys) batch.set(key, 'from the batch');
+  expect(thrownBy(() => batch.commit())).toMatchObject({ code: 'ERR_STORE_LOCK_TIMEOUT', pid: stopped.pid });
+  for (const key of keys) expect(store.get(key)).toBe('before');
+  // With a lockTimeout of 20 ms any of its sets that waited for the batch would have thrown.
+  expect(await ended).toBe(0);
+  expect(JSON.parse(said.split('\n')[1]!).free).toBeGreaterThan(100);
+  stopped.kill('SIGCONT');
+  await new Promise((resolve) => stopped.on('close', resolve));
+  batch.commit();
+  for (const key of keys) expect(store.get(key)).toBe('from the batch');
+  expect((await store.check()).problems).toEqual([]);
 });

@@ -6,8 +6,8 @@ import { copyFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, type Store, type StoreOptions } from '../../dist/index.js';
-import { differences, readBatches, stateAfter, stateOf } from '../support/batches.js';
-import { KEYS, operationsOf } from '../support/batches.mjs';
+import { differences, readBatches, type State, stateAfter, stateOf } from '../support/batches.js';
+import { applyBatch, KEYS, operationsOf } from '../support/batches.mjs';
 import { Bystander, expectInOrder, expectNothingLeftBehind, GO_ON } from '../support/kills.js';
 import { freshFolder, startPeer } from '../support/processes.js';
 import { replayable } from '../support/random.js';
@@ -111,6 +111,8 @@ const completions: Record<string, string> = {
   'cleanup.resolved': 'batch.closed',
 };
 
+const withoutControl = ['note.found', 'put.published', 'delete.published', 'note.applied', 'note.done', 'cleanup.resolved'];
+
 test.for([
   ['whoever completes a batch may be killed at any point of that, and the next one completes it', false],
   ['the same when the control file was lost after the first kill', true],
@@ -118,11 +120,11 @@ test.for([
   const random = replayable(name);
   const missed: string[] = [];
   for (const [second, first] of Object.entries(completions)) {
-    if (losesControl && (second === 'batch.closed' || second === 'cleanup.noted')) continue;
+    if (losesControl && !withoutControl.includes(second)) continue;
     const folder = freshFolder();
     const killed = await killAt(folder, first, 60 + random.below(20));
     const { path } = killed;
-    for (let i = 0; i < 3; i++) {
+    for (let i = 0; i < 2; i++) {
       if (losesControl) rmSync(`${path}.lock`, { force: true });
       const { signal, code, errors } = await startPeer('opener', { path }, { failpoints: `${second}=kill` }).ended();
       if (signal !== 'SIGKILL') expect({ second, code, errors }).toEqual({ second, code: 0, errors: '' });
@@ -348,4 +350,60 @@ test('a read-only open sees no part of a killed batch: it waits for those who fi
     expect(differences(stateOf(reader), expected)).toEqual([]);
     reader.close();
   }
+});
+
+const KILLS = Number(process.env.MMAPKV_KILLS ?? 12);
+
+test(`batches killed ${KILLS} times at random, beside writers that are killed as well, take place whole or not at all`, {
+  timeout: 60_000 + KILLS * 3000,
+}, async () => {
+  const random = replayable('random kills of batches');
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const store = open(path, { segmentSize: 65536 });
+  onTestFinished(() => store.close());
+  let number = 0;
+  const state: State = new Map();
+  let happenedAtTheEnd = 0;
+  const writer = () => {
+    const seed = random.next();
+    return startPeer('writer', { path, slot: 2, seed, counter: 0, log: join(folder, `log-${seed}`), workload: 'mixed' });
+  };
+  let beside = writer();
+  for (let kill = 0; kill < KILLS; kill++) {
+    const log = join(folder, `log-batches-${kill}`);
+    const size = random.pick([20, 100, 500]);
+    const peer = startPeer('batches', { path, first: number + 1, last: 1e9, log, size });
+    expect(await peer.hear()).toBe('ready');
+    await new Promise((resolve) => setTimeout(resolve, random.below(80)));
+    if (kill % 3 === 2) {
+      beside.kill('SIGKILL');
+      await beside.ended();
+      beside = writer();
+    }
+    peer.kill('SIGKILL');
+    expect(await peer.ended()).toMatchObject({ signal: 'SIGKILL', errors: '' });
+    const { begun, done } = readBatches(log);
+    for (let n = number + 1; n <= done; n++) applyBatch(state, n, size);
+    number = Math.max(number, done);
+    const found = stateOf(store);
+    if (differences(found, state).length > 0) {
+      expect(begun).toBe(number + 1);
+      applyBatch(state, begun, size);
+      expect({ kill, size, wrong: differences(found, state).slice(0, 5) }).toEqual({ kill, size, wrong: [] });
+      number = begun;
+      happenedAtTheEnd++;
+    }
+    // It stays so.
+    expect(differences(stateOf(store), state)).toEqual([]);
+    if (kill % 10 === 9) expect((await store.check()).problems.slice(0, 5)).toEqual([]);
+  }
+  beside.kill('SIGKILL');
+  await beside.ended();
+  console.log(`${number} batches, of which ${happenedAtTheEnd} were cut off and finished by others`);
+  store.close();
+  const again = open(path);
+  onTestFinished(() => again.close());
+  expect(differences(stateOf(again), state)).toEqual([]);
+  await expectInOrder(again, 'after all kills');
 });
