@@ -19,6 +19,8 @@ export class SalvageFile {
   readonly count: number;
   /** Pages that the disk did not give. */
   unreadable = 0;
+  /** Extents of which a part is missing. */
+  readonly #partial = new Set<number>();
   readonly #fd: number;
   readonly #kept = new Map<number, Int32Array>();
 
@@ -59,6 +61,11 @@ export class SalvageFile {
     return words;
   }
 
+  /** Is a part of the extent missing, behind the end of the file or on a bad place of the disk? Known once it was read. */
+  isPartial(extent: number): boolean {
+    return this.#partial.has(extent) || (extent + 1) * EXTENT_SIZE > this.size;
+  }
+
   /** Fills `bytes` from `address` on; what lies behind the end of the file, or on a bad place of the disk, stays 0. */
   read(bytes: Uint8Array, address: number): void {
     for (let done = 0; done < bytes.length; ) {
@@ -71,6 +78,7 @@ export class SalvageFile {
           for (let at = done; at < bytes.length; at += PAGE) this.read(bytes.subarray(at, Math.min(at + PAGE, bytes.length)), address + at);
         } else {
           this.unreadable++;
+          this.#partial.add(Math.floor((address + done) / EXTENT_SIZE));
         }
         return;
       }

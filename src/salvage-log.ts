@@ -49,6 +49,8 @@ export interface LogPart {
   start: number;
   /** The extent does not say that it belongs here: a record of it needs more to count. */
   isUnsure?: boolean;
+  /** It is lost, or damaged, for sure: not one that was added after the checkpoint. */
+  isDamaged?: boolean;
 }
 
 export interface LogRecord {
@@ -122,7 +124,7 @@ export function readLog(file: SalvageFile, parts: readonly LogPart[], facts: Log
   const { tail = Number.POSITIVE_INFINITY } = facts;
   /** Damage to which something that counts has not been found behind it yet. */
   let pending: Damage[] = [];
-  const damage = (one: Damage) => (isCheckpoint ? pending : log.damages).push(one);
+  const damage = (one: Damage, isSure = false) => (isCheckpoint && !isSure ? pending : log.damages).push(one);
   const confirm = () => {
     log.damages.push(...pending);
     pending = [];
@@ -132,11 +134,16 @@ export function readLog(file: SalvageFile, parts: readonly LogPart[], facts: Log
     const first = part.ordinal << EXTENT_UNIT_SHIFT;
     const behind = first + EXTENT_UNITS;
     if (words === undefined) {
-      damage({ place: behind, message: 'an extent of the log is lost', extent: 0, offset: 0 });
+      damage({ place: behind, message: 'an extent of the log is lost', extent: 0, offset: 0 }, part.isDamaged);
       continue;
     }
     if (part.isUnsure === true)
-      damage({ place: behind, message: 'an extent of the log does not say that it is one', extent: part.extent, offset: 0 });
+      damage(
+        { place: behind, message: 'an extent of the log does not say that it is one', extent: part.extent, offset: 0 },
+        part.isDamaged,
+      );
+    else if (file.isPartial(part.extent))
+      damage({ place: behind, message: 'a part of the log is missing', extent: part.extent, offset: 0 }, true);
     const bytes = Buffer.from(words.buffer, words.byteOffset, words.byteLength);
     const birth = birthOf(words, part.start);
     let budget = MOST_SUMMED;
@@ -168,10 +175,9 @@ export function readLog(file: SalvageFile, parts: readonly LogPart[], facts: Log
       if (gap >= 0) {
         // A type of 0 ends a log, and so does a checkpoint's last record.
         isLoose ||= isCheckpoint || (facts.tail === undefined && isZero);
-        if (!isNewer) {
-          const isKnown = !isLoose || isDeletion || facts.slots === undefined || facts.slots.has(place);
-          if (isKnown) damage({ place, message: 'records are damaged', extent: part.extent, offset: gap * 8 });
-        }
+        const one = { place, message: 'records are damaged', extent: part.extent, offset: gap * 8 };
+        if (isLoose) pending.push(one);
+        else damage(one);
         gap = -1;
       }
       unit += unitsOf(count);

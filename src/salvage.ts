@@ -21,16 +21,21 @@ import {
   FLAG_LARGE,
   HEADER_SIZE,
   K_TYPE_WORD,
+  KIND_FRESH,
+  KIND_HOLE,
+  KIND_MASK,
   LOG_LIST_COUNT,
   LOG_LIST_WORD,
   LOG_START_BARE,
   LOG_START_INLINE,
   MAX_RECORD_SIZE,
+  R_FRESH_WORD,
   S_LOG_COUNT_WORD,
   S_LOG_START_WORD,
   S_TAIL_WORD,
   TYPE_MASK,
   UNIT_SIZE,
+  X_STATE_WORD,
 } from './layout.js';
 import { expiryOf, payloadIndex, payloadSizeOf } from './record.js';
 import { type RedoOperation, readRedo } from './redo-scan.js';
@@ -219,9 +224,17 @@ function logParts({ file, scan }: Context, head: number, logStart: number): LogP
     const known = found.get(ordinal)?.extent ?? 0;
     // One that does not say what it is may still hold records.
     const extent = known !== 0 ? known : listed > 0 && listed < file.count ? listed : 0;
-    parts.push({ ordinal, extent, start: EXTENT_HEADER_UNITS, isUnsure: known === 0 });
+    parts.push({ ordinal, extent, start: EXTENT_HEADER_UNITS, isUnsure: known === 0, isDamaged: isDamagedPart(file, listed, extent) });
   }
   return parts;
+}
+
+/** Is the extent that a log lists gone, or no extent any more, rather than not part of the log yet when its header was written? */
+function isDamagedPart(file: SalvageFile, listed: number, extent: number): boolean {
+  if (extent === 0) return listed > 0;
+  const kind = file.extent(extent)![X_STATE_WORD]! & KIND_MASK;
+  const fresh = file.extent(0)![R_FRESH_WORD]!;
+  return kind > KIND_HOLE || (kind === KIND_FRESH && extent < fresh && fresh <= file.count);
 }
 
 function logStart(words: Int32Array): number {
