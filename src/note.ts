@@ -37,7 +37,6 @@ import {
   NOTE_ENTRY_WORDS,
   O_NOTE_WORD,
   O_STATE_WORD,
-  OWNER_COUNT,
   OWNER_SLOT_MASK,
   OWNER_WORDS,
   OWNERS_WORD,
@@ -54,7 +53,7 @@ import {
 } from './layout.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
 import { native } from './native.js';
-import { isAlive, ownerOf } from './owners.js';
+import { isAlive, lastSlot, ownerOf } from './owners.js';
 import type { Session } from './session.js';
 
 /** Entries in the first extent, and in each further one that holds any. */
@@ -258,7 +257,8 @@ export function readNote(session: Session, head: number, owner: number): Note | 
 /** Heads of the notes that are named in owner slots, with their owners, and of those found without slots (owner -1). */
 export function* namedNotes(session: Session): Generator<[head: number, owner: number]> {
   const { fixed } = session.memory;
-  for (let slot = 1; slot <= OWNER_COUNT; slot++) {
+  const last = lastSlot(fixed);
+  for (let slot = 1; slot <= last; slot++) {
     const word = OWNERS_WORD + slot * OWNER_WORDS;
     const head = Atomics.load(fixed, word + O_NOTE_WORD);
     if (head !== 0) yield [head, ownerOf(slot, Atomics.load(fixed, word + O_STATE_WORD) >>> 1)];

@@ -11,6 +11,7 @@ import { threadId } from 'node:worker_threads';
 import { storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import {
+  C_LAST_SLOT_WORD,
   O_APPENDING_WORD,
   O_PID_NAMESPACE_WORD,
   O_PID_WORD,
@@ -31,6 +32,11 @@ import type { Session } from './session.js';
 
 function slotWord(slot: number): number {
   return OWNERS_WORD + slot * OWNER_WORDS;
+}
+
+/** The highest slot that was ever taken: those who look at all slots need go no further. */
+export function lastSlot(fixed: Int32Array): number {
+  return Math.min(Atomics.load(fixed, C_LAST_SLOT_WORD), OWNER_COUNT);
 }
 
 export function ownerOf(slot: number, incarnation: number): number {
@@ -92,6 +98,7 @@ export function claimOwner(session: Session): boolean {
     fixed[word + O_PID_NAMESPACE_WORD] = pidNamespace();
     fixed[word + O_PINNED_EPOCH_WORD] = 0;
     fixed[word + O_APPENDING_WORD] = 0;
+    for (let last = lastSlot(fixed); last < slot; last = lastSlot(fixed)) Atomics.compareExchange(fixed, C_LAST_SLOT_WORD, last, slot);
     Atomics.store(fixed, word + O_STATE_WORD, (incarnation << 1) | 1);
     session.owner = ownerOf(slot, incarnation);
     return true;

@@ -85,6 +85,8 @@ export class Session {
   /** Up to this count owner slots were looked at; those that named a note then. See unfinished.ts. */
   batchesLooked = -1;
   batchSlots: number[] = [];
+  /** performance.now() before which they are not looked at again. */
+  batchLook = 0;
   /** Counters of this open, for stats(). */
   checkpoints = 0;
   /** Why the last close could not leave the store in order. */

@@ -7,29 +7,31 @@ import { cleanDead } from './cleanup.js';
 import { lookAtControl } from './control.js';
 import { StoreError, storeError } from './errors.js';
 import { readHeader } from './header.js';
-import {
-  C_BATCHES_WORD,
-  O_NOTE_WORD,
-  O_STATE_WORD,
-  OWNER_COUNT,
-  OWNER_LOCK_BYTE,
-  OWNER_WORDS,
-  OWNERS_WORD,
-  USE_LOCK_BYTE,
-} from './layout.js';
+import { C_BATCHES_WORD, O_NOTE_WORD, O_STATE_WORD, OWNER_LOCK_BYTE, OWNER_WORDS, OWNERS_WORD, USE_LOCK_BYTE } from './layout.js';
 import { native } from './native.js';
 import { readNote, undoneSegments } from './note.js';
-import { isAlive, ownerOf } from './owners.js';
+import { isAlive, lastSlot, ownerOf } from './owners.js';
 import type { Session } from './session.js';
+
+const now = performance.now.bind(performance);
+/**
+ * ms between two looks at whether the writer of a batch lives: a system call, which would cost more than the read, and
+ * less than it takes anybody to hear of a death.
+ */
+const LOOK_PAUSE = 0.1;
 
 /** Called when the count of batches has changed, or one is being watched. */
 export function finishBatches(session: Session): void {
+  const time = now();
+  if (time < session.batchLook) return;
+  session.batchLook = time + LOOK_PAUSE;
   const { fixed } = session.memory;
   const count = Atomics.load(fixed, C_BATCHES_WORD);
   const noteOf = (slot: number) => Atomics.load(fixed, OWNERS_WORD + slot * OWNER_WORDS + O_NOTE_WORD);
   if (count !== session.batchesLooked) {
     session.batchSlots = [];
-    for (let slot = 1; slot <= OWNER_COUNT; slot++) if (noteOf(slot) !== 0) session.batchSlots.push(slot);
+    const last = lastSlot(fixed);
+    for (let slot = 1; slot <= last; slot++) if (noteOf(slot) !== 0) session.batchSlots.push(slot);
     session.batchesLooked = count;
   }
   let isLeft = false;
@@ -80,7 +82,8 @@ export function waitForBatches(session: Session): void {
 }
 
 function hasUnfinished(session: Session, words: Int32Array, fd: number): boolean {
-  for (let slot = 1; slot <= OWNER_COUNT; slot++) {
+  const last = lastSlot(words);
+  for (let slot = 1; slot <= last; slot++) {
     const word = OWNERS_WORD + slot * OWNER_WORDS;
     const head = words[word + O_NOTE_WORD]!;
     if (head === 0 || native.isLocked(fd, OWNER_LOCK_BYTE + slot, 1, true)) continue;
