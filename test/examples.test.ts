@@ -69,10 +69,11 @@ interface Answer {
   body: string;
 }
 
-/** Each request has a connection of its own, so that the requests reach all workers; null when it was cut off. */
+/** Each request has a connection of its own, so that the requests reach all workers; null when it was cut off or not answered. */
 function request(url: string): Promise<Answer | null> {
   return new Promise((resolve) => {
-    const sent = get(url, { agent: new Agent({ keepAlive: false }) }, (response) => {
+    // A connection that the primary was handing to a worker when that was killed may never be answered.
+    const sent = get(url, { agent: new Agent({ keepAlive: false }), timeout: 10_000 }, (response) => {
       let body = '';
       response.on('data', (chunk) => {
         body += chunk;
@@ -80,6 +81,7 @@ function request(url: string): Promise<Answer | null> {
       response.on('end', () => resolve({ status: response.statusCode!, headers: response.headers, body }));
       response.on('error', () => resolve(null));
     });
+    sent.on('timeout', () => sent.destroy());
     sent.on('error', () => resolve(null));
   });
 }
