@@ -17,7 +17,6 @@ import {
   KIND_OWNER_SHIFT,
   KIND_QUARANTINED,
   LOG_LIST_COUNT,
-  LOG_LIST_WORD,
   MAX_DEPTH,
   N_STATE_WORD,
   NOTE_COMMITTED,
@@ -88,10 +87,11 @@ export function scanHeads(file: SalvageFile, durable: number): Scan {
     const kind = words[X_STATE_WORD]! & KIND_MASK;
     const isKept = kind === KIND_QUARANTINED && words[X_RETIRED_EPOCH_WORD]! > durable;
     if (words[S_MAGIC_WORD] === SEGMENT_MAGIC && segmentChecksum(words, 0) === words[S_CHECKSUM_WORD]) {
-      // A head that is somebody else's copy is none.
-      const isOwn = words[X_SEGMENT_WORD] === extent || file.extent(extent)![LOG_LIST_WORD] === extent;
-      if (isOwn) addHead(scan, extent, words, durable);
-      continue;
+      // A head that names another extent may be a copy of that one, in part or whole.
+      if (words[X_SEGMENT_WORD] === extent) {
+        addHead(scan, extent, words, durable);
+        continue;
+      }
     }
     const isEven = (words[X_GENERATION_WORD]! & 1) === 0;
     if (words[X_STATE_WORD] === KIND_HEAD && (isEven || durable !== Number.POSITIVE_INFINITY)) scan.damaged.push(extent);
