@@ -247,15 +247,7 @@ function logStart(words: Int32Array): number {
 function* segmentEntries(context: Context, { head, areas }: ChosenHead): Generator<SalvagedEntry> {
   const words = context.file.extent(head.extent)!;
   const parts = logParts(context, head.extent, logStart(words));
-  yield* logEntries(
-    context,
-    head.extent,
-    parts,
-    readSlots(context.file, head.extent),
-    words[S_TAIL_WORD]!,
-    areas ?? [head],
-    areas === undefined,
-  );
+  yield* logEntries(context, head.extent, parts, readSlots(context.file, head.extent), words[S_TAIL_WORD]!, areas ?? [head]);
 }
 
 /** The entries of a log; `head` 0: nothing is left but parts of the log. */
@@ -266,7 +258,6 @@ function* logEntries(
   slots: Slots | undefined,
   tailWord: number,
   areas: readonly Area[],
-  isWhole: boolean,
 ): Generator<SalvagedEntry> {
   const { file, report, durable, seed } = context;
   const isNow = durable === Number.POSITIVE_INFINITY;
@@ -304,8 +295,8 @@ function* logEntries(
     }
   }
   const isWanted = (key: Buffer, place: number): boolean => {
-    // A store with a hash of its own (in tests) has its tags all the same.
-    const hash = slots?.get(place) ?? (seed === undefined || isWhole ? undefined : hashOf(key, seed));
+    // A part of another log may say that it belongs to this one. (Of stores with a hash of their own, in tests, the tags tell.)
+    const hash = slots?.get(place) ?? (seed === undefined ? undefined : hashOf(key, seed));
     return hash === undefined || areas.some(({ prefix, depth }) => ((hash ^ prefix) & (2 ** depth - 1)) === 0);
   };
   for (const [text, found] of log.newest) {
@@ -361,7 +352,7 @@ function* remains(context: Context, cover: Cover, chosen: ReadonlySet<number>): 
     if (damaged.has(head) && words !== undefined) {
       report.add('SEGMENT', 'the header of a segment is damaged', { extent: head });
       const parts = logParts(context, head, logStart(words));
-      yield* logEntries(context, head, parts, readSlots(file, head), words[S_TAIL_WORD]!, areas, false);
+      yield* logEntries(context, head, parts, readSlots(file, head), words[S_TAIL_WORD]!, areas);
       continue;
     }
     const parts = new Map<number, number>();
@@ -370,7 +361,7 @@ function* remains(context: Context, cover: Cover, chosen: ReadonlySet<number>): 
     const list: LogPart[] = [];
     for (let ordinal = 0; ordinal <= Math.max(...parts.keys()); ordinal++)
       list.push({ ordinal, extent: parts.get(ordinal) ?? 0, start: EXTENT_HEADER_UNITS });
-    yield* logEntries(context, 0, list, looseSlots(file, scan.indexes.get(head) ?? []), -1, areas, false);
+    yield* logEntries(context, 0, list, looseSlots(file, scan.indexes.get(head) ?? []), -1, areas);
   }
 }
 
