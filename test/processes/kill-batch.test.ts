@@ -10,7 +10,7 @@ import { differences, readBatches, type State, stateAfter, stateOf } from '../su
 import { applyBatch, KEYS, operationsOf } from '../support/batches.mjs';
 import { Bystander, expectInOrder, expectNothingLeftBehind, GO_ON } from '../support/kills.js';
 import { freshFolder, startPeer } from '../support/processes.js';
-import { replayable } from '../support/random.js';
+import { type Random, replayable } from '../support/random.js';
 import { verifyValue } from '../support/values.mjs';
 
 const SIZE = 60;
@@ -121,21 +121,31 @@ test.for([
   const missed: string[] = [];
   for (const [second, first] of Object.entries(completions)) {
     if (losesControl && !withoutControl.includes(second)) continue;
-    const folder = freshFolder();
-    const killed = await killAt(folder, first, 60 + random.below(20));
-    const { path } = killed;
-    for (let i = 0; i < 2; i++) {
-      if (losesControl) rmSync(`${path}.lock`, { force: true });
-      const { signal, code, errors } = await startPeer('opener', { path }, { failpoints: `${second}=kill` }).ended();
-      if (signal !== 'SIGKILL') expect({ second, code, errors }).toEqual({ second, code: 0, errors: '' });
-      // A later one may find nothing left to be done.
-      if (i === 0 && signal !== 'SIGKILL') missed.push(second);
-    }
-    expect(await verify(killed, `${first}, then ${second}`), `${first}, then ${second}`).toBe(true);
-    clean(folder);
+    let isHit = false;
+    // A kill in the last segment of a batch leaves nothing that leads there: then another one.
+    for (let tries = 0; tries < 4 && !isHit; tries++) isHit = await completeKilled(first, second, random, losesControl);
+    if (!isHit) missed.push(second);
   }
   expect(missed).toEqual([]);
 });
+
+/** Kills a writer at `first`, then who completes its batch at `second`; false when that was not passed. */
+async function completeKilled(first: string, second: string, random: Random, losesControl: boolean): Promise<boolean> {
+  const folder = freshFolder();
+  const killed = await killAt(folder, first, 60 + random.below(20));
+  const { path } = killed;
+  let isHit = false;
+  for (let i = 0; i < 2; i++) {
+    if (losesControl) rmSync(`${path}.lock`, { force: true });
+    const { signal, code, errors } = await startPeer('opener', { path }, { failpoints: `${second}=kill` }).ended();
+    if (signal !== 'SIGKILL') expect({ second, code, errors }).toEqual({ second, code: 0, errors: '' });
+    // A later one may find nothing left to be done.
+    else isHit = true;
+  }
+  expect(await verify(killed, `${first}, then ${second}`), `${first}, then ${second}`).toBe(true);
+  clean(folder);
+  return isHit;
+}
 
 test('what another process writes after a takeover is not overwritten by the rest of the batch', { timeout: 60_000 }, async () => {
   const random = replayable('takeover');
