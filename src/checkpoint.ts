@@ -217,7 +217,13 @@ function waitForSegment(session: Session, extent: number, word: number, deadline
     native.futexWait(words.buffer as ArrayBuffer, index * 4, word | LOCK_WAITERS_BIT, SLICE);
   }
   if (word !== 0 && !isStale(session, word)) {
-    if (isOver(words, index, word)) return;
+    if (isOver(words, index, word)) {
+      // The wake that came here may have been meant for one who waits for the lock.
+      native.futexWake(words.buffer as ArrayBuffer, index * 4, 1);
+      // Its holder failed in the middle of a write, whose record is not to be in the checkpoint.
+      if (words[index + 1] !== 0) withSegment(session, extent, () => {});
+      return;
+    }
     throw storeError(
       'ERR_STORE_LOCK_TIMEOUT',
       session.path,

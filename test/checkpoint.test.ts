@@ -1,4 +1,6 @@
 /** Checkpoints: what a copy of the file, which is what a power loss leaves at best, holds after them; and who makes them. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { closeSync, copyFileSync, openSync, readFileSync, readSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
@@ -175,6 +177,31 @@ test('a stopped writer holds up a checkpoint, which says so, and nothing else', 
   peer.kill('SIGKILL');
   await peer.ended();
   await store.sync();
+});
+
+test('a write that fails while a checkpoint waits for it is not in that checkpoint', async () => {
+  const { path, store, copy } = newStore({ hash: () => 1 });
+  store.set('kept', 1);
+  const code = `
+    const { open } = await import(process.argv[1]);
+    const store = open(process.argv[2], { hash: () => 1, checkpointInterval: ${NEVER} });
+    try { store.set('cut', 1); } catch (error) { console.log(error.message); }
+    setInterval(() => {}, 1000);`;
+  const args = ['--input-type=module', '-e', code, new URL('../dist/index.js', import.meta.url).href, path];
+  // Stopped behind its record, it goes on to fail before the slot.
+  const env = { ...process.env, MMAPKV_FAILPOINTS: 'put.written=stop,put.tagged=throw' };
+  const child = spawn(process.execPath, args, { env });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  await until(() => /State:\s+T/.test(readFileSync(`/proc/${child.pid}/status`, 'latin1')), 'the writer stops');
+  const synced = store.sync();
+  // The checkpoint has marked the lock: it waits.
+  await new Promise((resolve) => setImmediate(resolve));
+  const said = once(child.stdout, 'data');
+  child.kill('SIGCONT');
+  expect(String((await said)[0])).toMatch(/failpoint put.tagged/);
+  await synced;
+  const recovered = copy();
+  expect(recovered.stats().recovery).toMatchObject({ entries: 1 });
 });
 
 test('a close waits for the checkpoint that it has begun', async () => {
