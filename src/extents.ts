@@ -99,7 +99,7 @@ export function reserveExtents(session: Session, count: number, keep: number, ou
   return withAllocator(session, (r) => {
     let available = availableExtents(session);
     if (available < count + keep) {
-      releaseQuarantine(session, r, reusableEpoch(session));
+      releaseReusable(session, r);
       available = availableExtents(session);
     }
     if (available < count + keep) return false;
@@ -206,22 +206,26 @@ export function retireExtents(
     }
     const limit = Math.max(QUARANTINE_MIN, r[R_EXTENT_COUNT_WORD]! >>> QUARANTINE_SHIFT);
     if (r[R_QUARANTINE_COUNT_WORD]! > limit) {
-      releaseQuarantine(session, r, reusableEpoch(session));
+      releaseReusable(session, r);
       if (r[R_QUARANTINE_COUNT_WORD]! > limit) session.wantsCheckpoint = true;
     }
   });
 }
 
-/** What was retired in this epoch or before may be reused: no power loss and no backup asks for it any more. */
-function reusableEpoch(session: Session): number {
+/** Frees what no power loss and no backup asks for any more. Caller holds the allocator's lock. */
+function releaseReusable(session: Session, r: Int32Array): void {
   const { fixed } = session.memory;
-  if (failpoint?.('quarantine.off') === true) return 0x7fffffff;
+  const oldest = r[R_QUARANTINE_HEAD_WORD]!;
+  if (oldest === 0) return;
   let epoch = session.options.durability === 'none' ? 0x7fffffff : Atomics.load(fixed, C_DURABLE_EPOCH_WORD);
+  if (failpoint?.('quarantine.off') === true) epoch = 0x7fffffff;
+  // Looked at before the pins of all owners, which take longer.
+  if (extentWords(session.memory, oldest)[extentBase(oldest) + X_RETIRED_EPOCH_WORD]! > epoch) return;
   for (let slot = 1; slot <= OWNER_COUNT; slot++) {
     const pinned = Atomics.load(fixed, OWNERS_WORD + slot * OWNER_WORDS + O_PINNED_EPOCH_WORD);
     if (pinned !== 0 && pinned < epoch) epoch = pinned;
   }
-  return epoch;
+  releaseQuarantine(session, r, epoch);
 }
 
 /**
@@ -233,7 +237,7 @@ export function reclaimQuarantine(session: Session, onlyOldest = false): void {
   if (oldest === 0) return;
   const retired = extentWords(session.memory, oldest)[extentBase(oldest) + X_RETIRED_EPOCH_WORD]!;
   session.makeDurable?.(onlyOldest ? retired : undefined);
-  withAllocator(session, (r) => releaseQuarantine(session, r, reusableEpoch(session)));
+  withAllocator(session, (r) => releaseReusable(session, r));
 }
 
 // Caller holds the allocator's lock.
