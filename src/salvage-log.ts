@@ -202,7 +202,7 @@ export function readLog(file: SalvageFile, parts: readonly LogPart[], facts: Log
       const at = keyIndex(words, record) * 4;
       const key = bytes.toString('latin1', at, at + keySizeOf(words, record));
       if (part.isUnsure === true && !facts.isProved(place, key)) continue;
-      if (isLoose && facts.slots?.has(place) !== true) {
+      if (isLoose && !facts.isProved(place, key)) {
         // With no index to ask there is something here that nobody can judge.
         if (facts.slots === undefined) confirm();
         continue;

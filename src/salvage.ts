@@ -35,6 +35,7 @@ import {
   S_TAIL_WORD,
   TYPE_MASK,
   UNIT_SIZE,
+  X_SEGMENT_WORD,
   X_STATE_WORD,
 } from './layout.js';
 import { expiryOf, payloadIndex, payloadSizeOf } from './record.js';
@@ -262,7 +263,9 @@ function* logEntries(
   const { file, report, durable, seed } = context;
   const isNow = durable === Number.POSITIVE_INFINITY;
   const tail = isNow && head !== 0 && tailWord >= 0 ? tailWord : undefined;
-  const isProved = (place: number, key: string) => seed !== undefined && slots?.get(place) === hashOf(Buffer.from(key, 'latin1'), seed);
+  // A record of elsewhere, copied to a place that a slot refers to, has the birth that its checksum asks for, but not the tag.
+  const isProved = (place: number, key: string) =>
+    slots?.has(place) === true && (seed === undefined || slots.get(place) === hashOf(Buffer.from(key, 'latin1'), seed));
   const log = readLog(file, parts, { newestEpoch: durable, tail, slots, isProved });
   report.newer += log.newer;
   let damagedUpTo = -1;
@@ -303,7 +306,7 @@ function* logEntries(
     if (context.redone.has(text)) continue;
     const key = Buffer.from(text, 'latin1');
     if (!isWanted(key, found.place) || context.given?.has(text) === true) continue;
-    if ((found.place < damagedUpTo || log.doubtful.has(found.place)) && slots?.has(found.place) !== true) {
+    if ((found.place < damagedUpTo || log.doubtful.has(found.place)) && !isProved(found.place, text)) {
       report.add('RECORD', 'a record may have been replaced or deleted by one that is lost', placeOf(found, head, key));
       if (!context.takesDoubtful) continue;
     }
@@ -349,8 +352,9 @@ function* remains(context: Context, cover: Cover, chosen: ReadonlySet<number>): 
   for (const head of [...heads].sort((a, b) => a - b)) {
     if (chosen.has(head)) continue;
     const words = file.extent(head);
-    if (damaged.has(head) && words !== undefined) {
-      report.add('SEGMENT', 'the header of a segment is damaged', { extent: head });
+    if (damaged.has(head)) report.add('SEGMENT', 'the header of a segment is damaged', { extent: head });
+    // One that names another head is a copy of that one: neither its tail nor its index says anything here.
+    if (damaged.has(head) && words !== undefined && words[X_SEGMENT_WORD] === head) {
       const parts = logParts(context, head, logStart(words));
       yield* logEntries(context, head, parts, readSlots(file, head), words[S_TAIL_WORD]!, areas);
       continue;
