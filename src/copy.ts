@@ -37,6 +37,9 @@ let sizes = new Int32Array(16_384);
 /** In a store that evicts: was it used? */
 let used = new Uint8Array(16_384);
 let listed = 0;
+/** Records that are not in the list, or were taken off it: because they have expired, or to make room. */
+let expired = 0;
+let evicted = 0;
 /** The first record of the list that the hand of the eviction has not passed yet. */
 let hand = 0;
 
@@ -70,6 +73,8 @@ export function listRecords(session: Session, head: number, now: number, without
   const log = logOf(session, words, base);
   const view = makeView(session, head, 0);
   listed = 0;
+  expired = 0;
+  evicted = 0;
   for (let piece = 0; piece < view.pieceWords.length; piece++) {
     const slots = view.pieceWords[piece]!;
     const start = view.pieceStarts[piece]!;
@@ -86,7 +91,10 @@ export function listRecords(session: Session, head: number, now: number, without
       const r = from + ((ref & EXTENT_UNIT_MASK) << 1);
       const size = r + RECORD_HEADER_WORDS > from + EXTENT_WORDS ? EXTENT_WORDS : recordWordsAt(record, r);
       if (r + size > from + EXTENT_WORDS) throw corrupt(session.path, 'a record is larger than its extent', { extent: head, place: ref });
-      if ((record[r + K_TYPE_WORD]! & FLAG_EXPIRY) !== 0 && isExpired(record, r, now)) continue;
+      if ((record[r + K_TYPE_WORD]! & FLAG_EXPIRY) !== 0 && isExpired(record, r, now)) {
+        expired++;
+        continue;
+      }
       tags[listed] = slots[i]!;
       refs[listed] = ref;
       sizes[listed] = size;
@@ -117,18 +125,23 @@ function orderListed(session: Session, words: Int32Array, base: number): void {
   if (hand >= listed) hand = 0;
 }
 
+/** Counts what was left out of a replacement that has taken place. */
+export function countDropped(session: Session): void {
+  session.expirations += expired;
+  session.evictions += evicted;
+}
+
 /**
- * Takes the least valuable records off the list, until units worth `goal` are gone; returns how many. Caller holds the
- * lock and has just listed the records.
+ * Takes the least valuable records off the list, until units worth `goal` are gone. Caller holds the lock and has just
+ * listed the records.
  *
  * The hand goes from the oldest to the newest and then begins again; what was used loses its mark and stays, what was not
  * goes (SIEVE: Zhang et al., "SIEVE is Simpler than LRU", NSDI 2024). So what is new and was not asked for goes soon.
  */
-export function evictListed(session: Session, head: number, goal: number, now: number): number {
+export function evictListed(session: Session, head: number, goal: number, now: number): void {
   const log = logOf(session, extentWords(session.memory, head), extentBase(head));
   const GONE = -1;
   let freed = 0;
-  let evicted = 0;
   const consider = (n: number, isExpiredOnly: boolean) => {
     const words = log.words[refs[n]! >>> EXTENT_UNIT_SHIFT]!;
     const r = log.bases[refs[n]! >>> EXTENT_UNIT_SHIFT]! + ((refs[n]! & EXTENT_UNIT_MASK) << 1);
@@ -138,15 +151,19 @@ export function evictListed(session: Session, head: number, goal: number, now: n
         used[n] = 0;
         return;
       }
+      evicted++;
+    } else {
+      expired++;
     }
     freed += unitsOf(sizes[n]!);
     if ((words[r + K_TYPE_WORD]! & FLAG_LARGE) !== 0) freed += words[payloadIndex(words, r) + LARGE_COUNT_WORD]! * EXTENT_UNITS;
     sizes[n] = GONE;
-    evicted++;
+    left--;
   };
+  let left = listed;
   for (let n = 0; n < listed; n++) consider(n, true);
   // Twice around meets everything without a mark.
-  for (let turns = 2 * listed; turns > 0 && freed < goal && evicted < listed; turns--) {
+  for (let turns = 2 * listed; turns > 0 && freed < goal && left > 0; turns--) {
     if (hand >= listed) hand = 0;
     if (sizes[hand] !== GONE) consider(hand, false);
     hand++;
@@ -164,7 +181,6 @@ export function evictListed(session: Session, head: number, goal: number, now: n
   }
   hand = hand >= listed ? 0 : keptHand;
   listed = kept;
-  return evicted;
 }
 
 /** What the listed records weigh, in units: large values count with their extents. Caller holds the lock. */

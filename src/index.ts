@@ -2,6 +2,7 @@
 
 export type { Batch } from './batch.js';
 export type { CompactResult } from './compact.js';
+export type { Counts } from './counts.js';
 export { StoreError, type StoreErrorCode } from './errors.js';
 export type { StoreOptions } from './options.js';
 export type { OwnerFacts } from './owners.js';

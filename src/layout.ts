@@ -413,8 +413,8 @@ export const USE_LOCK_BYTE = 2 ** 48 + 1;
 /** Control file: OWNER_LOCK_BYTE + slot is held by the owner of the slot for as long as it lives. */
 export const OWNER_LOCK_BYTE = 2 ** 48;
 
-/** What getOrCompute() needs: claims and failures, in the control file between the owner slots and the entries. */
-export * from './layout-claims.js';
+export * from './layout-cache.js'; // the counters of all opens
+export * from './layout-claims.js'; // what getOrCompute() needs: claims and failures
 
 // ---- The chains above close ---------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import { dirname } from 'node:path';
 import { checkpointNow, currentEpoch, endCheckpoints, isSuspect, markLoose, refuseSuspect, syncOrSuspect } from './checkpoint.js';
 import { cleanDead, leaveEpoch, settle } from './cleanup.js';
 import { openControl } from './control.js';
+import { publishCounts } from './counts.js';
 import { fromSystemError, storeError, systemCode } from './errors.js';
 import { attachExtent, describeExtent } from './extents.js';
 import { failpoint } from './failpoints.js';
@@ -390,6 +391,7 @@ function leave(session: Session, path: string): void {
   let isSettled = false;
   try {
     memoryIsWhole(session);
+    publishCounts(session);
     settle(session);
     endCheckpoints(session);
     leaveEpoch(session, session.writeEpoch);

@@ -51,7 +51,7 @@ import {
   X_STATE_WORD,
 } from './layout.js';
 import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
-import { payloadIndex, placeMix, putExpiry, recordChecksum, recordWordsAt, unitsOf } from './record.js';
+import { expiryOf, payloadIndex, placeMix, putExpiry, recordChecksum, recordWordsAt, unitsOf } from './record.js';
 import { captureDeletion, captureRecord } from './redo.js';
 import { retireValue } from './retire.js';
 import type { Session } from './session.js';
@@ -129,11 +129,13 @@ export function publish(
 
   let oldUnits = 0;
   let oldValueExtents = 0;
+  let isExpired = false;
   if (!found && session.freeIndex < 0) throw noFreeSlot(session, view.head);
   if (found) {
     const old = session.recordWords;
     const o = session.recordIndex;
     oldUnits = unitsOf(recordWordsAt(old, o));
+    isExpired = hasExpired(old, o);
     if ((old[o + K_TYPE_WORD]! & FLAG_LARGE) !== 0 && !session.keepsValue) {
       oldValueExtents = old[payloadIndex(old, o) + LARGE_COUNT_WORD]!;
       Atomics.store(words, base + S_PENDING_VALUE_WORD, session.ref);
@@ -180,6 +182,7 @@ export function publish(
     Atomics.store(session.freeWords, session.freeIndex + 1, tail);
   }
   session.committed = true;
+  if (isExpired) session.expirations++;
   if (session.redo !== null) captureRecord(session.redo, hash, log, r);
   if (failpoint !== null) failpoint('put.published');
 
@@ -196,6 +199,10 @@ export function publish(
   if ((type & FLAG_LARGE) !== 0 && !session.keepsValue) words[base + S_VALUE_EXTENTS_WORD]! += source![LARGE_COUNT_WORD]!;
   if (oldValueExtents !== 0) retirePending(session, words, base, oldValueExtents);
   if (failpoint !== null) failpoint('put.counted');
+}
+
+function hasExpired(words: Int32Array, record: number): boolean {
+  return (words[record + K_TYPE_WORD]! & FLAG_EXPIRY) !== 0 && expiryOf(words, record) <= Date.now();
 }
 
 /** Units that a deletion takes. */
@@ -238,6 +245,7 @@ export function publishDeletion(
   if (session.redo !== null) session.redo.owed++;
   Atomics.store(session.slotWords, session.slotIndex + 1, SLOT_TOMBSTONE);
   session.committed = true;
+  if (hasExpired(old, session.recordIndex)) session.expirations++;
   if (session.redo !== null) captureDeletion(session, session.redo, hash, log, r);
   if (failpoint !== null) failpoint('delete.published');
   words[base + S_TAIL_WORD] = tail + DELETION_UNITS;

@@ -12,7 +12,7 @@
  * Interrupted before 5, the children are dropped; after it, repair finishes. Readers never wait: they read the old
  * segment up to the commit, and follow its children afterwards.
  */
-import { copyListed, countListed, evictListed, listRecords, measureListed, placeFor, weighListed } from './copy.js';
+import { copyListed, countDropped, countListed, evictListed, listRecords, measureListed, placeFor, weighListed } from './copy.js';
 import { directoryDepth, directoryExtentsFor, doubleDirectory, publishSegments } from './directory.js';
 import { attachExtent, describeExtent, reserveExtents, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
@@ -221,6 +221,7 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
   }
   if (how === 'split') session.splits++;
   else session.compactions++;
+  if (how !== 'clear') countDropped(session);
   return 0;
 }
 
@@ -237,7 +238,7 @@ function evict(session: Session, head: number, now: number): void {
   const logUnits = words[base + S_LOG_COUNT_WORD]! * EXTENT_UNITS;
   const dead = logUnits - words[base + S_LOG_START_WORD]! - words[base + S_LIVE_UNITS_WORD]!;
   const goal = Math.max(weighListed(session, head) * session.evictedShare - dead, MAX_RECORD_SIZE / UNIT_SIZE - dead, 1);
-  session.evictions += evictListed(session, head, goal, now);
+  evictListed(session, head, goal, now);
 }
 
 /** Lists what is to be copied, and says what each child will hold. Caller holds the lock. */

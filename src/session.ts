@@ -27,7 +27,6 @@ export class Session {
   maxSize = 0;
   /** A full store makes room by dropping entries. */
   evicts = false;
-  evictions = 0;
   /** Share of a segment that the eviction under way drops. */
   evictedShare = 0;
   hashSeed = 0;
@@ -91,10 +90,16 @@ export class Session {
   checkpoints = 0;
   /** Why the last close could not leave the store in order. */
   leftBecause: unknown;
+  /** The local cache, if there is one: its hits are hits, too. */
+  local: { readonly hits: number; readonly misses: number; readonly size: number } | null = null;
+  /** What of the counters stands in the totals of all opens: see counts.ts. */
+  readonly published: number[] = [];
   hits = 0;
   misses = 0;
   sets = 0;
   deletes = 0;
+  evictions = 0;
+  expirations = 0;
   splits = 0;
   compactions = 0;
   repairs = 0;

@@ -1,5 +1,6 @@
 /** What stats() tells: counted from the segments' headers, without a lock. */
 import { lookAtControl } from './control.js';
+import { type Counts, countsOf, noCounts, totalsOf } from './counts.js';
 import { directoryDepth, forEachSegment } from './directory.js';
 import { readHeader } from './header.js';
 import {
@@ -22,7 +23,8 @@ import { listOwners, listOwnersFromOutside, type OwnerFacts } from './owners.js'
 import type { Session } from './session.js';
 import type { Recovery } from './types.js';
 
-export interface StoreStats {
+/** Numbers about the store; the counters (`Counts`) of this open; and their sum over all opens. */
+export interface StoreStats extends Counts {
   /** Live entries; an expired one counts until it is dropped. */
   entries: number;
   segments: number;
@@ -54,21 +56,18 @@ export interface StoreStats {
   redoSyncs: number;
   /** Writable opens of the store in all processes; empty, too, when this open is read-only and has no right to read the control file. */
   owners: OwnerFacts[];
-  /** Of this open. */
-  hits: number;
-  misses: number;
   /** Of the local cache of this open: gets that it answered, which `hits` counts too, and those that it did not; entries in it. */
   localHits: number;
   localMisses: number;
   localEntries: number;
-  sets: number;
-  deletes: number;
-  splits: number;
-  compactions: number;
-  /** Entries that this open dropped to make room. */
-  evictions: number;
   /** Times that this open put in order what a dead or interrupted writer had left. */
   repairs: number;
+  /**
+   * The sum over all writable opens of all processes and threads, those that were closed or killed included, since the
+   * control file was made: others' as of up to a second ago, this one's as of now. All 0 when this open is read-only and
+   * has no right to read the control file.
+   */
+  total: Counts;
 }
 
 /** Live entries: exact when nobody writes. */
@@ -80,7 +79,7 @@ export function countEntries(session: Session): number {
   return count;
 }
 
-export function collectStats(session: Session): Omit<StoreStats, 'localHits' | 'localMisses' | 'localEntries'> {
+export function collectStats(session: Session): StoreStats {
   const { memory } = session;
   const root = memory.words[0]!;
   let entries = 0;
@@ -99,6 +98,9 @@ export function collectStats(session: Session): Omit<StoreStats, 'localHits' | '
   });
   const info = native.fileInfo(memory.fd);
   const count = Atomics.load(root, R_EXTENT_COUNT_WORD);
+  const shared = session.readOnly
+    ? lookFromOutside(session, info.size)
+    : { owners: listOwners(session), total: totalsOf(session, memory.fixed) };
   return {
     entries,
     segments,
@@ -116,19 +118,21 @@ export function collectStats(session: Session): Omit<StoreStats, 'localHits' | '
     recovery: session.recovery,
     checkpoints: session.checkpoints,
     redoSyncs: session.redo?.syncs ?? 0,
-    owners: session.readOnly ? ownersFromOutside(session, info.size) : listOwners(session),
-    hits: session.hits,
-    misses: session.misses,
-    sets: session.sets,
-    deletes: session.deletes,
-    splits: session.splits,
-    compactions: session.compactions,
-    evictions: session.evictions,
+    ...shared,
+    ...countsOf(session),
+    localHits: session.local?.hits ?? 0,
+    localMisses: session.local?.misses ?? 0,
+    localEntries: session.local?.size ?? 0,
     repairs: session.repairs,
   };
 }
 
-function ownersFromOutside(session: Session, size: number): OwnerFacts[] {
+/** What the control file tells of all opens, to somebody who has not mapped it. */
+function lookFromOutside(session: Session, size: number): Pick<StoreStats, 'owners' | 'total'> {
   const { controlId } = readHeader(session.memory.fd, session.path, size);
-  return lookAtControl(session.path, controlId, listOwnersFromOutside) ?? [];
+  const found = lookAtControl(session.path, controlId, (words, fd) => ({
+    owners: listOwnersFromOutside(words, fd),
+    total: totalsOf(session, words),
+  }));
+  return found ?? { owners: [], total: { ...noCounts } };
 }

@@ -9,6 +9,7 @@ import { clearStore } from './clear.js';
 import { encoded, encodeKey, encodeValue, keyWords, releaseValue } from './codec.js';
 import { type CompactResult, compactStore } from './compact.js';
 import { Computations } from './compute.js';
+import { publishNowAndThen } from './counts.js';
 import { entriesOf, keysOf, valuesOf } from './iterator.js';
 import { LocalCache } from './local-cache.js';
 import { closeSession, openSession } from './open.js';
@@ -57,7 +58,9 @@ export class Store implements Iterable<[string, Value]> {
     this.readOnly = normalized.readOnly;
     this.#ttl = normalized.ttl;
     this.#cache = normalized.localCache > 0 ? new LocalCache(normalized.localCache) : null;
+    this.#session.local = this.#cache;
     if (this.readOnly) return;
+    this.#timers.push(publishNowAndThen(this.#session));
     this.#timers.push(watchInterrupted(this.#session));
     if (normalized.durability !== 'none') this.#timers.push(checkpointNowAndThen(this.#session));
   }
@@ -368,11 +371,9 @@ export class Store implements Iterable<[string, Value]> {
     for (const [key, value] of this.entries()) fn(value, key, this);
   }
 
-  /** Numbers about the store and about this open. */
+  /** Numbers about the store, about this open, and about all opens together. */
   stats(): StoreStats {
-    const { hits, misses, size } = this.#cache ?? { hits: 0, misses: 0, size: 0 };
-    const stats = collectStats(this.#enter());
-    return { ...stats, hits: stats.hits + hits, localHits: hits, localMisses: misses, localEntries: size };
+    return collectStats(this.#enter());
   }
 
   /**

@@ -339,11 +339,13 @@ describe('stat and check', () => {
     expect(table).toMatchObject({ code: 0, err: '' });
     expect(table.out).toMatch(/^entries +2$/m);
     expect(table.out).toMatch(/^owners +0$/m);
+    expect(table.out).toMatch(/^writes +2 sets, 0 deletes$/m);
     const store = open(path);
     try {
       const facts = JSON.parse((await folder.run('stat', 's', '--json')).out);
       const { entries, segments, fileSize, liveBytes } = store.stats();
       expect(facts).toMatchObject({ path, entries, segments, fileSize, liveBytes, maxSize: null });
+      expect(facts.total).toEqual(store.stats().total);
       expect(facts.owners).toEqual([expect.objectContaining({ pid: process.pid, threadId: expect.any(Number) })]);
     } finally {
       store.close();

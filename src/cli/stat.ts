@@ -6,8 +6,10 @@ import { reading } from './stores.js';
 
 export const stat: Command = {
   name: 'stat',
-  about: 'show sizes, fill, garbage and owners',
-  details: 'Owners are the processes (and worker threads) that have the store open for writing.',
+  about: 'show sizes, fill, garbage, what was done, and owners',
+  details:
+    'Gets and the like are counted over all opens for writing since the machine was started, up to a second ago. ' +
+    'Owners are the processes (and worker threads) that have the store open for writing.',
   words: [storeWord],
   options: [['--json', 'as one line of JSON; sizes in bytes, times in ms since 1970']],
   run([path], options) {
@@ -26,11 +28,12 @@ export const stat: Command = {
       segmentSize,
       epoch,
       durableEpoch,
+      total,
       owners,
     } = stats;
     const maxSize = stats.maxSize ?? null;
     const sizes = { fileSize, allocatedSize, liveBytes, deadBytes, freeBytes, quarantinedBytes, maxSize, segmentSize };
-    const facts = { path: absolute, entries, segments, depth, ...sizes, epoch, durableEpoch: durableEpoch ?? null, owners };
+    const facts = { path: absolute, entries, segments, depth, ...sizes, epoch, durableEpoch: durableEpoch ?? null, total, owners };
     writeOut(options['json'] === true ? `${JSON.stringify(facts)}\n` : table(absolute, stats));
     return Exit.done;
   },
@@ -38,6 +41,7 @@ export const stat: Command = {
 
 function table(path: string, stats: StoreStats): string {
   const share = (bytes: number) => `${bytesText(bytes)}, ${((100 * bytes) / stats.fileSize).toFixed(1)} % of the file`;
+  const { total } = stats;
   const rows: [string, string][] = [
     ['path', path],
     ['entries', count(stats.entries)],
@@ -49,6 +53,10 @@ function table(path: string, stats: StoreStats): string {
     ['quarantine', share(stats.quarantinedBytes)],
     ['segments', `${count(stats.segments)} of up to ${bytesText(stats.segmentSize)}, directory depth ${stats.depth}`],
     ['epoch', count(stats.epoch)],
+    ['gets', `${count(total.hits + total.misses)}, ${hitRatio(total)}`],
+    ['writes', `${count(total.sets)} sets, ${count(total.deletes)} deletes`],
+    ['dropped', `${count(total.expirations)} expired, ${count(total.evictions)} evicted`],
+    ['rebuilt', `${count(total.splits)} splits, ${count(total.compactions)} compactions`],
     ['owners', count(stats.owners.length)],
     ...stats.owners.map(({ pid, threadId, since }): [string, string] => [
       '',
@@ -56,6 +64,10 @@ function table(path: string, stats: StoreStats): string {
     ]),
   ];
   return rows.map(([name, text]) => `${name.padEnd(12)}${text}\n`).join('');
+}
+
+function hitRatio({ hits, misses }: StoreStats['total']): string {
+  return hits + misses === 0 ? 'no hits' : `${((100 * hits) / (hits + misses)).toFixed(1)} % of them hits`;
 }
 
 function count(value: number): string {

@@ -132,6 +132,8 @@ const elsewhere = [
   'note.applied',
   'note.done',
   'cleanup.noted',
+  // counts.test.ts
+  'counts.noted',
   // compute.test.ts
   'compute.claimed',
   'compute.confirmed',
