@@ -327,6 +327,8 @@ export function checkpointNow(session: Session, target = currentEpoch(session)):
     refuseSuspect(session);
     if (tryLock(session)) {
       try {
+        // Somebody's may have ended between the look at the epoch and the lock.
+        if (durableEpoch(session) >= target) return;
         const epoch = beginEpoch(session);
         drainNow(session, session.options.lockTimeout);
         syncNow(session, epoch);
@@ -349,7 +351,9 @@ export async function checkpoint(session: Session): Promise<void> {
   while (durableEpoch(session) < target) {
     refuseSuspect(session);
     if (tryLock(session, false)) {
-      await runCheckpoint(session);
+      // Somebody's may have ended between the look at the epoch and the lock.
+      if (durableEpoch(session) < target) await runCheckpoint(session);
+      else unlockCheckpoint(session);
     } else {
       const word = waitingWord(session, deadline);
       if ((word & LOCK_SYNCING_BIT) !== 0) deadline = performance.now() + session.options.lockTimeout;
