@@ -6,49 +6,19 @@
  */
 import { join } from 'node:path';
 import { open } from '../dist/index.js';
-import { printMachine, report, require, temporaryFolder, VALUE } from './support.mjs';
+import { printMachine, report, require, temporaryFolder, VALUE, zipfTrace } from './support.mjs';
 
 const { LRUCache } = require('lru-cache');
 const folder = temporaryFolder();
 const KEYS = Number(process.env.MMAPKV_BENCH_KEYS ?? 400_000);
 const REQUESTS = Number(process.env.MMAPKV_BENCH_REQUESTS ?? 3_000_000);
 
-let state = 1;
-function random() {
-  state = (state + 0x6d2b79f5) | 0;
-  let t = Math.imul(state ^ (state >>> 15), 1 | state);
-  t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-  return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-}
-
-function zipf(exponent, keys, count) {
-  const cumulative = new Float64Array(keys);
-  let sum = 0;
-  for (let i = 0; i < keys; i++) {
-    sum += (i + 1) ** -exponent;
-    cumulative[i] = sum;
-  }
-  const trace = new Int32Array(count);
-  for (let n = 0; n < count; n++) {
-    const at = random() * sum;
-    let low = 0;
-    let high = keys - 1;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (cumulative[middle] < at) low = middle + 1;
-      else high = middle;
-    }
-    trace[n] = low;
-  }
-  return trace;
-}
-
 const traces = {
-  'zipf 0.7': () => zipf(0.7, KEYS, REQUESTS),
-  'zipf 0.99': () => zipf(0.99, KEYS, REQUESTS),
-  'zipf 1.2': () => zipf(1.2, KEYS, REQUESTS),
+  'zipf 0.7': () => zipfTrace(KEYS, 0.7, REQUESTS, 1),
+  'zipf 0.99': () => zipfTrace(KEYS, 0.99, REQUESTS, 1),
+  'zipf 1.2': () => zipfTrace(KEYS, 1.2, REQUESTS, 1),
   'zipf 0.99 with scans': () => {
-    const trace = zipf(0.99, KEYS, REQUESTS);
+    const trace = zipfTrace(KEYS, 0.99, REQUESTS, 1);
     let next = KEYS;
     for (let n = 0; n < REQUESTS; n += 100_000) for (let i = 0; i < 30_000 && n + i < REQUESTS; i++) trace[n + i] = next++;
     return trace;

@@ -26,6 +26,36 @@ export function shuffled(count) {
   return order;
 }
 
+/** A trace of `count` requests for keys 0 .. keys - 1, key i with a weight of (i + 1) ** -exponent. The same for the same seed. */
+export function zipfTrace(keys, exponent, count, seed) {
+  let state = seed;
+  const random = () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+  const cumulative = new Float64Array(keys);
+  let sum = 0;
+  for (let i = 0; i < keys; i++) {
+    sum += (i + 1) ** -exponent;
+    cumulative[i] = sum;
+  }
+  const trace = new Int32Array(count);
+  for (let n = 0; n < count; n++) {
+    const at = random() * sum;
+    let low = 0;
+    let high = keys - 1;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (cumulative[middle] < at) low = middle + 1;
+      else high = middle;
+    }
+    trace[n] = low;
+  }
+  return trace;
+}
+
 /** better-sqlite3's Database, if it can be found: here, or in the node_modules of the folder that MMAPKV_SQLITE names. */
 export function findSqlite() {
   for (const base of [import.meta.url, join(process.env.MMAPKV_SQLITE ?? '/nowhere', 'package.json')]) {
@@ -75,9 +105,9 @@ export function report(what, facts, ratio, target, isMet = ratio >= target) {
   console.log(`${what.padEnd(44)} ${facts.padEnd(66)} ${ratio === undefined ? '' : ratio.toFixed(2).padStart(7)}  ${verdict}`);
 }
 
-/** Starts bench/peer.mjs with a task; resolves with the message that it ends with. */
-export function peer(task) {
-  const child = fork(new URL('./peer.mjs', import.meta.url), [JSON.stringify(task)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+/** Starts bench/peer.mjs (or another one) with a task; resolves with the message that it ends with. */
+export function peer(task, file = './peer.mjs') {
+  const child = fork(new URL(file, import.meta.url), [JSON.stringify(task)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
   const ready = new Promise((resolve, reject) => {
     child.on('message', (message) => message.ready && resolve());
     child.on('exit', (code) => code !== 0 && reject(new Error(`peer ended with code ${code}`)));

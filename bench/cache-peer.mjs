@@ -1,0 +1,129 @@
+/** A process of bench/cache.mjs: asks a cache for keys of a Zipf trace, or counts, for a while; tells how many operations that were. */
+
+import { connect } from 'node:net';
+import { createClient } from '@redis/client';
+import { open } from '../dist/index.js';
+import { makeKeys, require, VALUE, zipfTrace } from './support.mjs';
+
+const { kind, path, keys: keyCount, milliseconds, seed, does, localCache } = JSON.parse(process.argv[2]);
+/** Requests that are under way at once, of clients that have to wait for answers. */
+const PIPELINE = 500;
+const keys = makeKeys(keyCount);
+const counters = Array.from({ length: 1000 }, (_, i) => `counter-${i}`);
+const trace = zipfTrace(keyCount, 0.99, 1 << 20, seed);
+
+/** The text protocol, pipelined. (No client on npm that runs on Node 20 does that over a unix socket.) */
+async function connectMemcached() {
+  const socket = connect(path);
+  await new Promise((resolve, reject) => socket.once('connect', resolve).once('error', reject));
+  socket.setEncoding('latin1');
+  const waiting = [];
+  let at = 0;
+  let rest = '';
+  let out = '';
+  socket.on('data', (data) => {
+    rest += data;
+    let from = 0;
+    for (;;) {
+      let end = rest.indexOf('\r\n', from);
+      if (end < 0) break;
+      let value;
+      if (rest.startsWith('VALUE', from)) {
+        const size = Number(rest.slice(rest.lastIndexOf(' ', end) + 1, end));
+        if (rest.length < end + size + 9) break;
+        value = rest.slice(end + 2, end + 2 + size);
+        end += size + 7; // the value, and END
+      }
+      from = end + 2;
+      waiting[at++](value);
+    }
+    rest = rest.slice(from);
+    if (at === waiting.length) waiting.length = at = 0;
+  });
+  const send = (text) => {
+    if (out === '') {
+      queueMicrotask(() => {
+        socket.write(out, 'latin1');
+        out = '';
+      });
+    }
+    out += text;
+    return new Promise((resolve) => waiting.push(resolve));
+  };
+  return { send, close: () => socket.end() };
+}
+
+const engines = {
+  mmapkv() {
+    const store = open(path, localCache === undefined ? {} : { localCache });
+    return {
+      get: (key) => store.get(key),
+      set: (key) => void store.set(key, VALUE),
+      increment: (key) => void store.increment(key),
+      close: () => store.close(),
+    };
+  },
+  lmdb() {
+    const store = require('lmdb').open({ path, cache: false });
+    return { get: (key) => store.get(key), set: (key) => store.putSync(key, VALUE), close: () => store.close() };
+  },
+  async redis() {
+    const client = createClient({ socket: { path } });
+    await client.connect();
+    return {
+      isAsync: true,
+      get: (key) => client.get(key),
+      set: (key) => client.set(key, VALUE),
+      increment: (key) => client.incr(key),
+      close: () => client.close(),
+    };
+  },
+  async memcached() {
+    const { send, close } = await connectMemcached();
+    return {
+      isAsync: true,
+      get: (key) => send(`get ${key}\r\n`),
+      set: (key) => send(`set ${key} 0 0 ${VALUE.length}\r\n${VALUE}\r\n`),
+      increment: (key) => send(`incr ${key} 1\r\n`),
+      add: (key) => send(`add ${key} 0 0 1\r\n0\r\n`),
+      close,
+    };
+  },
+};
+
+const engine = await engines[kind]();
+/** Operation number n: nine of ten are gets. */
+const operations = {
+  mix: (n) => (n % 10 === 9 ? engine.set(keys[trace[n & 0xfffff]]) : engine.get(keys[trace[n & 0xfffff]])),
+  'increment of one key': () => engine.increment('one-counter'),
+  'increment of 1,000 keys': (n) => engine.increment(counters[(n * 7919 + seed) % 1000]),
+};
+const operation = operations[does];
+
+/** Operations per second in so many ms. */
+async function run(duration) {
+  const start = performance.now();
+  const end = start + duration;
+  let n = seed * 1000;
+  const first = n;
+  while (performance.now() < end) {
+    if (engine.isAsync) {
+      const answers = [];
+      for (const stop = n + PIPELINE; n < stop; n++) answers.push(operation(n));
+      await Promise.all(answers);
+    } else {
+      for (const stop = n + 2000; n < stop; n++) operation(n);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+  return ((n - first) / (performance.now() - start)) * 1000;
+}
+
+// memcached counts up only what is there.
+if (does !== 'mix' && engine.add !== undefined) await Promise.all(['one-counter', ...counters].map(engine.add));
+await run(milliseconds / 3);
+process.send({ ready: true });
+await new Promise((resolve) => process.once('message', resolve));
+const result = await run(milliseconds);
+await engine.close();
+process.send({ result }, () => process.exit());
