@@ -66,63 +66,107 @@ function isExpired(words: Int32Array, record: number, now: number): boolean {
   return (words[record + K_TYPE_WORD]! & (FLAG_EXPIRY | FLAG_LARGE)) === FLAG_EXPIRY && keptUntil(words, record) <= now;
 }
 
-/** Lists the records that the segment's slots refer to, but for the expired ones and the one at `without`. Caller holds the lock. */
+/**
+ * Lists the records that the segment's slots refer to, but for the expired ones and the one at `without`, in the order of
+ * the log: the order of age, and the one in which memory is read fastest. Caller holds the lock.
+ */
 export function listRecords(session: Session, head: number, now: number, without: number): void {
   const words = extentWords(session.memory, head);
   const base = extentBase(head);
   const log = logOf(session, words, base);
-  const view = makeView(session, head, 0);
-  listed = 0;
   expired = 0;
   evicted = 0;
+  listSlots(session, head, without);
+  sortListed();
+  const { evicts, memory } = session;
+  const handPlace = words[base + S_HAND_WORD]!;
+  hand = 0;
+  let kept = 0;
+  const [toTags, toRefs, toSizes] = [tags, refs, sizes];
+  for (let n = 0, length = listed; n < length; n++) {
+    const ref = toRefs[n]!;
+    const ordinal = ref >>> EXTENT_UNIT_SHIFT;
+    const record = log.words[ordinal];
+    if (record === undefined) throw corrupt(session.path, 'a slot refers to a place behind the log', { extent: head, place: ref });
+    const from = log.bases[ordinal]!;
+    const r = from + ((ref & EXTENT_UNIT_MASK) << 1);
+    const size = r + RECORD_HEADER_WORDS > from + EXTENT_WORDS ? EXTENT_WORDS : recordWordsAt(record, r);
+    if (r + size > from + EXTENT_WORDS) throw corrupt(session.path, 'a record is larger than its extent', { extent: head, place: ref });
+    if ((record[r + K_TYPE_WORD]! & FLAG_EXPIRY) !== 0 && isExpired(record, r, now)) {
+      expired++;
+      continue;
+    }
+    if (evicts) {
+      used[kept] = wasTouched(memory, words[base + LOG_LIST_WORD + ordinal]!, ref) ? 1 : 0;
+      if (ref < handPlace) hand = kept + 1;
+    }
+    toTags[kept] = toTags[n]!;
+    toRefs[kept] = ref;
+    toSizes[kept] = size;
+    kept++;
+  }
+  listed = kept;
+  if (hand >= listed) hand = 0;
+}
+
+/** Lists tag and place of what the slots refer to. */
+function listSlots(session: Session, head: number, without: number): void {
+  const view = makeView(session, head, 0);
+  let count = 0;
   for (let piece = 0; piece < view.pieceWords.length; piece++) {
     const slots = view.pieceWords[piece]!;
     const start = view.pieceStarts[piece]!;
     const end = start + (2 << view.pieceShift);
-    const room = listed + ((end - start) >>> 1);
+    const room = count + ((end - start) >>> 1);
     if (room > tags.length) growList(room);
+    const [toTags, toRefs] = [tags, refs];
     for (let i = start + (view.skip << 1); i < end; i += 2) {
       const ref = slots[i + 1]!;
       if (ref === SLOT_EMPTY || ref === SLOT_TOMBSTONE || ref === without) continue;
-      const ordinal = ref >>> EXTENT_UNIT_SHIFT;
-      const record = log.words[ordinal];
-      if (record === undefined) throw corrupt(session.path, 'a slot refers to a place behind the log', { extent: head, place: ref });
-      const from = log.bases[ordinal]!;
-      const r = from + ((ref & EXTENT_UNIT_MASK) << 1);
-      const size = r + RECORD_HEADER_WORDS > from + EXTENT_WORDS ? EXTENT_WORDS : recordWordsAt(record, r);
-      if (r + size > from + EXTENT_WORDS) throw corrupt(session.path, 'a record is larger than its extent', { extent: head, place: ref });
-      if ((record[r + K_TYPE_WORD]! & FLAG_EXPIRY) !== 0 && isExpired(record, r, now)) {
-        expired++;
-        continue;
-      }
-      tags[listed] = slots[i]!;
-      refs[listed] = ref;
-      sizes[listed] = size;
-      listed++;
+      toTags[count] = slots[i]!;
+      toRefs[count] = ref;
+      count++;
     }
   }
-  hand = 0;
-  if (session.evicts) orderListed(session, words, base);
+  listed = count;
 }
 
-/** Puts the list into the order of the log, which is the order of age, and looks up what was used. Caller holds the lock. */
-function orderListed(session: Session, words: Int32Array, base: number): void {
-  const order = new Float64Array(listed);
-  for (let n = 0; n < listed; n++) order[n] = refs[n]! * 2 ** 22 + n;
-  order.sort();
-  const tagsBefore = tags.slice(0, listed);
-  const sizesBefore = sizes.slice(0, listed);
-  const place = words[base + S_HAND_WORD]!;
-  for (let n = 0; n < listed; n++) {
-    const ref = Math.floor(order[n]! / 2 ** 22);
-    const from = order[n]! - ref * 2 ** 22;
-    refs[n] = ref;
-    tags[n] = tagsBefore[from]!;
-    sizes[n] = sizesBefore[from]!;
-    used[n] = wasTouched(session.memory, words[base + LOG_LIST_WORD + (ref >>> EXTENT_UNIT_SHIFT)]!, ref) ? 1 : 0;
-    if (ref < place) hand = n + 1;
+const DIGIT_BITS = 11;
+const counts = new Int32Array(2 ** DIGIT_BITS);
+let otherTags = new Int32Array(tags.length);
+let otherRefs = new Int32Array(refs.length);
+
+/** Sorts the list by place: by its digits, from the last one on. */
+function sortListed(): void {
+  let most = 0;
+  for (let n = 0; n < listed; n++) most |= refs[n]!;
+  for (let shift = 0; shift < 32 && most >>> shift !== 0; shift += DIGIT_BITS) {
+    sortByDigit(refs, tags, otherRefs, otherTags, listed, shift);
+    [refs, otherRefs] = [otherRefs, refs];
+    [tags, otherTags] = [otherTags, tags];
   }
-  if (hand >= listed) hand = 0;
+}
+
+function sortByDigit(from: Int32Array, with_: Int32Array, to: Int32Array, toWith: Int32Array, length: number, shift: number): void {
+  const mask = 2 ** DIGIT_BITS - 1;
+  counts.fill(0);
+  for (let n = 0; n < length; n++) {
+    const digit = (from[n]! >>> shift) & mask;
+    counts[digit] = counts[digit]! + 1;
+  }
+  let sum = 0;
+  for (let digit = 0; digit <= mask; digit++) {
+    const count = counts[digit]!;
+    counts[digit] = sum;
+    sum += count;
+  }
+  for (let n = 0; n < length; n++) {
+    const digit = (from[n]! >>> shift) & mask;
+    const at = counts[digit]!;
+    counts[digit] = at + 1;
+    to[at] = from[n]!;
+    toWith[at] = with_[n]!;
+  }
 }
 
 /** Counts what was left out of a replacement that has taken place. */
@@ -205,6 +249,8 @@ function growList(room: number): void {
   tags = grow(tags);
   refs = grow(refs);
   sizes = grow(sizes);
+  otherTags = new Int32Array(tags.length);
+  otherRefs = new Int32Array(refs.length);
   const grown = new Uint8Array(room * 2);
   grown.set(used);
   used = grown;
@@ -260,11 +306,12 @@ export function copyListed(session: Session, head: number, child: number, start:
   let handPlace = 0;
   const { evicts, memory } = session;
   const logList = extentBase(child) + LOG_LIST_WORD;
-  for (let n = 0; n < listed; n++) {
-    const tag = tags[n]!;
+  const [fromTags, fromRefs, fromSizes] = [tags, refs, sizes];
+  for (let n = 0, length = listed; n < length; n++) {
+    const tag = fromTags[n]!;
     if (depth >= 0 && ((tag >>> depth) & 1) !== bit) continue;
-    const ref = refs[n]!;
-    const size = sizes[n]!;
+    const ref = fromRefs[n]!;
+    const size = fromSizes[n]!;
     const from = log.words[ref >>> EXTENT_UNIT_SHIFT]!;
     const source = log.bases[ref >>> EXTENT_UNIT_SHIFT]!;
     const f = source + ((ref & EXTENT_UNIT_MASK) << 1);

@@ -31,6 +31,7 @@ import {
   S_PENDING_VALUE_WORD,
   S_REPLACED_EPOCH_WORD,
   S_REPLACED_WORD,
+  S_VALUE_EXTENTS_WORD,
   VALUE_LIST_PAIRS,
   X_GENERATION_WORD,
   X_SEGMENT_WORD,
@@ -135,6 +136,7 @@ export function retireSegment(session: Session, head: number): void {
 
 /** Retires the large values that the segment had and nobody refers to any more. */
 function retireEvicted(session: Session, words: Int32Array, base: number): void {
+  if (words[base + S_VALUE_EXTENTS_WORD] === 0) return;
   forEachSlot(session, words, base, words[base + S_INDEX_WORD]!, (slots, i) => {
     const { words: record, index, extent } = recordAt(session.memory, words, base, slots[i + 1]!);
     if (!fitsExtent(record, index, extentBase(extent)) || (record[index + K_TYPE_WORD]! & FLAG_LARGE) === 0) return;
