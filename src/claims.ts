@@ -42,6 +42,7 @@ import {
   FAILURES_OFFSET,
   OWNER_SLOT_MASK,
 } from './layout.js';
+import { monotonic } from './monotonic.js';
 import { native } from './native.js';
 import { isSlotAlive } from './owners.js';
 import type { Session } from './session.js';
@@ -87,12 +88,6 @@ function freed(state: bigint): bigint {
 /** What the place holds when this slot takes it, unconfirmed. */
 function taken(state: bigint, identity: number, slot: number): bigint {
   return stateOf(identity, (((ticketIn(state) + 1) & TICKETS) << CLAIM_TICKET_SHIFT) | slot);
-}
-
-/** ms of a clock that all processes share and nobody sets, as 32 bits that wrap. */
-function clock(): number {
-  const [seconds, nanoseconds] = process.hrtime();
-  return (Math.imul(seconds, 1000) + Math.floor(nanoseconds / 1e6)) | 0;
 }
 
 export class Claims {
@@ -157,9 +152,9 @@ export class Claims {
     if (slot === this.#slot ? this.#own.get(place) !== state : !isSlotAlive(this.#session, slot)) return true;
     const index = place * STATE_STRIDE + DEADLINE;
     const deadline = Atomics.load(this.#words, index);
-    if ((deadline & LOW) === (state & LOW)) return ((clock() - Number(deadline >> 32n)) | 0) >= 0;
+    if ((deadline & LOW) === (state & LOW)) return ((monotonic() - Number(deadline >> 32n)) | 0) >= 0;
     // Somebody whose own claim was seen off has written there late: the deadline begins anew.
-    Atomics.compareExchange(this.#words, index, deadline, stateOf(clock() + timeout, Number(state & LOW)));
+    Atomics.compareExchange(this.#words, index, deadline, stateOf(monotonic() + timeout, Number(state & LOW)));
     return false;
   }
 
@@ -240,7 +235,7 @@ export class Claims {
 
   #confirm(place: number, state: bigint, timeout: number): Claim | undefined {
     const confirmed = state | BigInt(CLAIM_CONFIRMED_BIT);
-    Atomics.store(this.#words, place * STATE_STRIDE + DEADLINE, stateOf(clock() + timeout, Number(confirmed & LOW)));
+    Atomics.store(this.#words, place * STATE_STRIDE + DEADLINE, stateOf(monotonic() + timeout, Number(confirmed & LOW)));
     if (!this.#exchange(place, state, confirmed)) return undefined;
     this.#own.set(place, confirmed);
     if (failpoint !== null) failpoint('compute.confirmed');

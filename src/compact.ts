@@ -2,12 +2,12 @@
 
 import { checkpoint } from './checkpoint.js';
 import { forEachSegment } from './directory.js';
-import { availableExtents, heldBackExtents, reclaimQuarantine } from './extents.js';
+import { heldBackExtents, reclaimQuarantine } from './extents.js';
 import { makeHoles } from './growth.js';
 import { S_PREFIX_WORD } from './layout.js';
 import { extentBase, extentWords } from './memory.js';
 import { native } from './native.js';
-import { compactLocked, isWorthCompacting } from './room.js';
+import { compactLocked, isWorthSweeping } from './room.js';
 import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
 
@@ -50,7 +50,7 @@ function compactOne(session: Session, prefix: number): void {
   const view = lockSegment(session, prefix);
   try {
     // Without room for the copy it stays as it is.
-    if (isWorthCompacting(view.words, view.base) && availableExtents(session) > 0) compactLocked(session, view.head);
+    if (isWorthSweeping(view.words, view.base)) compactLocked(session, view.head);
   } catch (error) {
     unlockDirty(session, view);
     session.busy = false;

@@ -40,6 +40,9 @@ let listed = 0;
 /** Records that are not in the list, or were taken off it: because they have expired, or to make room. */
 let expired = 0;
 let evicted = 0;
+/** What the expired ones take in the log, and the extents of their large values. */
+let expiredUnits = 0;
+let expiredExtents = 0;
 /** The first record of the list that the hand of the eviction has not passed yet. */
 let hand = 0;
 
@@ -61,21 +64,24 @@ function logOf(session: Session, words: Int32Array, base: number): Log {
   return log;
 }
 
-function isExpired(words: Int32Array, record: number, now: number): boolean {
-  // An expired large value stays until it is deleted: its extents are to be retired one by one.
-  return (words[record + K_TYPE_WORD]! & (FLAG_EXPIRY | FLAG_LARGE)) === FLAG_EXPIRY && keptUntil(words, record) <= now;
+/** Has it expired? A large one counts only if the caller sees to its extents; else it stays until it is deleted or swept. */
+function isExpired(words: Int32Array, record: number, now: number, withLarge: boolean): boolean {
+  const type = words[record + K_TYPE_WORD]!;
+  return (type & FLAG_EXPIRY) !== 0 && (withLarge || (type & FLAG_LARGE) === 0) && keptUntil(words, record) <= now;
 }
 
 /**
  * Lists the records that the segment's slots refer to, but for the expired ones and the one at `without`, in the order of
  * the log: the order of age, and the one in which memory is read fastest. Caller holds the lock.
  */
-export function listRecords(session: Session, head: number, now: number, without: number): void {
+export function listRecords(session: Session, head: number, now: number, without: number, withLarge: boolean): void {
   const words = extentWords(session.memory, head);
   const base = extentBase(head);
   const log = logOf(session, words, base);
   expired = 0;
   evicted = 0;
+  expiredUnits = 0;
+  expiredExtents = 0;
   listSlots(session, head, without);
   sortListed();
   const { evicts, memory } = session;
@@ -92,8 +98,10 @@ export function listRecords(session: Session, head: number, now: number, without
     const r = from + ((ref & EXTENT_UNIT_MASK) << 1);
     const size = r + RECORD_HEADER_WORDS > from + EXTENT_WORDS ? EXTENT_WORDS : recordWordsAt(record, r);
     if (r + size > from + EXTENT_WORDS) throw corrupt(session.path, 'a record is larger than its extent', { extent: head, place: ref });
-    if ((record[r + K_TYPE_WORD]! & FLAG_EXPIRY) !== 0 && isExpired(record, r, now)) {
+    if ((record[r + K_TYPE_WORD]! & FLAG_EXPIRY) !== 0 && isExpired(record, r, now, withLarge)) {
       expired++;
+      expiredUnits += unitsOf(size);
+      if ((record[r + K_TYPE_WORD]! & FLAG_LARGE) !== 0) expiredExtents += record[payloadIndex(record, r) + LARGE_COUNT_WORD]!;
       continue;
     }
     if (evicts) {
@@ -175,6 +183,20 @@ export function countDropped(session: Session): void {
   session.evictions += evicted;
 }
 
+/** What the expired records that the list leaves out take: units of the log, and extents of large values. */
+export function leftOut(): { units: number; valueExtents: number } {
+  return { units: expiredUnits, valueExtents: expiredExtents };
+}
+
+/** Visits the listed records: words of the log, index, units. Caller holds the lock. */
+export function forEachListed(session: Session, head: number, visit: (words: Int32Array, record: number, units: number) => void): void {
+  const log = logOf(session, extentWords(session.memory, head), extentBase(head));
+  for (let n = 0; n < listed; n++) {
+    const ordinal = refs[n]! >>> EXTENT_UNIT_SHIFT;
+    visit(log.words[ordinal]!, log.bases[ordinal]! + ((refs[n]! & EXTENT_UNIT_MASK) << 1), unitsOf(sizes[n]!));
+  }
+}
+
 /**
  * Takes the least valuable records off the list, until units worth `goal` are gone. Caller holds the lock and has just
  * listed the records.
@@ -229,14 +251,11 @@ export function evictListed(session: Session, head: number, goal: number, now: n
 
 /** What the listed records weigh, in units: large values count with their extents. Caller holds the lock. */
 export function weighListed(session: Session, head: number): number {
-  const log = logOf(session, extentWords(session.memory, head), extentBase(head));
   let weight = 0;
-  for (let n = 0; n < listed; n++) {
-    const words = log.words[refs[n]! >>> EXTENT_UNIT_SHIFT]!;
-    const r = log.bases[refs[n]! >>> EXTENT_UNIT_SHIFT]! + ((refs[n]! & EXTENT_UNIT_MASK) << 1);
-    weight += unitsOf(sizes[n]!);
+  forEachListed(session, head, (words, r, units) => {
+    weight += units;
     if ((words[r + K_TYPE_WORD]! & FLAG_LARGE) !== 0) weight += words[payloadIndex(words, r) + LARGE_COUNT_WORD]! * EXTENT_UNITS;
-  }
+  });
   return weight;
 }
 

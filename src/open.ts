@@ -47,6 +47,7 @@ import { type Decision, decide, recoverStore, recoveryProgress } from './recover
 import { Redo } from './redo.js';
 import { openRedoFile } from './redo-file.js';
 import { Session } from './session.js';
+import { endSweep } from './sweep.js';
 import { waitForBatches } from './unfinished.js';
 
 /** Extents of a new store: about 2 MiB. */
@@ -392,6 +393,7 @@ function leave(session: Session, path: string): void {
   try {
     memoryIsWhole(session);
     publishCounts(session);
+    endSweep(session);
     settle(session);
     endCheckpoints(session);
     leaveEpoch(session, session.writeEpoch);

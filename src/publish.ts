@@ -9,6 +9,7 @@
  * (space, encoding) is done before anything is stored.
  */
 import { placeFor, terminate } from './copy.js';
+import { noteExpiry } from './expiry.js';
 import { failpoint } from './failpoints.js';
 import {
   EXTENT_HEADER_UNITS,
@@ -51,7 +52,7 @@ import {
   X_STATE_WORD,
 } from './layout.js';
 import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
-import { expiryOf, payloadIndex, placeMix, putExpiry, recordChecksum, recordWordsAt, unitsOf } from './record.js';
+import { expiryOf, keptUntil, payloadIndex, placeMix, putExpiry, recordChecksum, recordWordsAt, unitsOf } from './record.js';
 import { captureDeletion, captureRecord } from './redo.js';
 import { retireValue } from './retire.js';
 import type { Session } from './session.js';
@@ -170,6 +171,7 @@ export function publish(
   const units = unitsOf(count);
   log[r + K_CHECKSUM_WORD] = recordChecksum(log, r, count) ^ placeMix(log[start + X_BIRTH_WORD]!);
   terminate(log, r + 2 * units, start);
+  if (hasExpiry) noteExpiry(session, words, base, keptUntil(log, r));
   if (failpoint !== null) failpoint('put.written');
 
   // 3. Commit: pairs with the load of the ref in the table's matches().

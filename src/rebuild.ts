@@ -43,6 +43,7 @@ import {
   S_CHILD_1_WORD,
   S_COUNT_WORD,
   S_DEPTH_WORD,
+  S_EXPIRY_WORD,
   S_HAND_WORD,
   S_INDEX_WORD,
   S_LIVE_UNITS_WORD,
@@ -70,7 +71,8 @@ import { retireSegment } from './retire.js';
 import type { Session } from './session.js';
 import { checkIndex, indexExtentCount, indexFor } from './table.js';
 
-export type Replacement = 'split' | 'compact' | 'clear' | 'evict';
+/** 'sweep': a compaction that drops expired large values as well. */
+export type Replacement = 'split' | 'compact' | 'clear' | 'evict' | 'sweep';
 
 /** What a child will hold: counted before anything is reserved, filled in while it is built. */
 interface Child {
@@ -129,8 +131,9 @@ function raiseGeneration(words: Int32Array, base: number): void {
 /**
  * Replaces the segment, whose lock the caller holds; the caller lets go of it. Returns 0 when done, or how many
  * extents are missing (nothing has changed then). Leaves `keep` extents unreserved. The record at place `without` is left out.
+ * A sweep is to look at the replacement from second `due` on; without one, when it was to look at the old one.
  */
-export function replaceSegment(session: Session, head: number, how: Replacement, keep: number, without = 0): number {
+export function replaceSegment(session: Session, head: number, how: Replacement, keep: number, without = 0, due?: number): number {
   const { memory } = session;
   const words = extentWords(memory, head);
   const base = extentBase(head);
@@ -141,7 +144,7 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
   if (segmentChecksum(words, base) !== words[base + S_CHECKSUM_WORD]) {
     throw corrupt(session.path, 'the checksum of a segment header does not hold', { extent: head });
   }
-  const children = measure(session, head, how, depth, without);
+  const children = measure(session, head, how, depth, without, Date.now());
   const doubling = how === 'split' && depth === directoryDepth(session);
   const directoryExtents = doubling ? directoryExtentsFor(depth + 1) : 0;
   let need = directoryExtents;
@@ -166,7 +169,7 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
       }
     }
     if (failpoint !== null) failpoint('rebuild.copied');
-    finish(session, words, base, children);
+    finish(session, words, base, children, due ?? words[base + S_EXPIRY_WORD]!);
     if (failpoint !== null) failpoint('rebuild.built');
     if (acquire(session, memory.fixed, LOCK_DIRECTORY_WORD, 'directory')) markClean(memory.fixed, LOCK_DIRECTORY_WORD);
     try {
@@ -227,7 +230,7 @@ export function replaceSegment(session: Session, head: number, how: Replacement,
 
 function noteFor(how: Replacement, without: number): number {
   if (how === 'clear') return REPLACED_CLEARED;
-  if (how === 'evict') return REPLACED_EVICTED;
+  if (how === 'evict' || how === 'sweep') return REPLACED_EVICTED;
   return without !== 0 ? REPLACED_WITHOUT : 0;
 }
 
@@ -242,10 +245,9 @@ function evict(session: Session, head: number, now: number): void {
 }
 
 /** Lists what is to be copied, and says what each child will hold. Caller holds the lock. */
-function measure(session: Session, head: number, how: Replacement, depth: number, without: number): Child[] {
+function measure(session: Session, head: number, how: Replacement, depth: number, without: number, now: number): Child[] {
   if (how === 'clear') return [newChild(0)];
-  const now = Date.now();
-  listRecords(session, head, now, without);
+  listRecords(session, head, now, without, how === 'sweep');
   if (how === 'evict') evict(session, head, now);
   const bit = how === 'split' ? depth : -1;
   const [zeros, ones] = countListed(bit);
@@ -268,9 +270,16 @@ function measure(session: Session, head: number, how: Replacement, depth: number
 export function compactingHelps(session: Session, head: number, units: number): boolean {
   const words = extentWords(session.memory, head);
   const base = extentBase(head);
-  const [child] = measure(session, head, 'compact', words[base + S_DEPTH_WORD]!, 0);
+  const [child] = measure(session, head, 'compact', words[base + S_DEPTH_WORD]!, 0, Date.now());
   const { tail, logExtents } = child!;
   return logExtents < words[base + S_LOG_COUNT_WORD]! || placeFor(tail, units) >>> EXTENT_UNIT_SHIFT < logExtents;
+}
+
+/** Extents of log and index that the locked segment would have as one. The records that it would have are listed then. */
+export function extentsAfter(session: Session, head: number, how: 'compact' | 'sweep', now: number): number {
+  const words = extentWords(session.memory, head);
+  const [child] = measure(session, head, how, words[extentBase(head) + S_DEPTH_WORD]!, 0, now);
+  return child!.logExtents + indexExtentCount(child!.index);
 }
 
 /** Takes the child's extents out of `free` and writes what its head says before any record is in. */
@@ -302,7 +311,7 @@ export function clearIndexExtent(session: Session, extent: number): void {
   extentWords(session.memory, extent).fill(0, base + EXTENT_HEADER_UNITS * 2, base + EXTENT_WORDS);
 }
 
-function finish(session: Session, words: Int32Array, base: number, children: Child[]): void {
+function finish(session: Session, words: Int32Array, base: number, children: Child[], due: number): void {
   for (const child of children) {
     const w = extentWords(session.memory, child.head);
     const x = extentBase(child.head);
@@ -313,6 +322,7 @@ function finish(session: Session, words: Int32Array, base: number, children: Chi
     w[x + S_VALUE_EXTENTS_WORD] = child.valueExtents;
     w[x + S_PENDING_VALUE_WORD] = 0;
     w[x + S_HAND_WORD] = child.hand;
+    w[x + S_EXPIRY_WORD] = child.count === 0 ? 0 : due;
     w[x + S_SEQUENCE_LOW_WORD] = words[base + S_SEQUENCE_LOW_WORD]!;
     w[x + S_SEQUENCE_HIGH_WORD] = words[base + S_SEQUENCE_HIGH_WORD]!;
     raiseGeneration(w, x);

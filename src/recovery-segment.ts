@@ -10,6 +10,7 @@ import {
   EXTENT_UNIT_SHIFT,
   EXTENT_WORDS,
   FLAG_DELETED,
+  FLAG_EXPIRY,
   FLAG_LARGE,
   FLAG_RECORD,
   INDEX_EXTENT_SHIFT,
@@ -38,6 +39,7 @@ import {
   RECORD_HEADER_WORDS,
   S_CHILD_0_WORD,
   S_COUNT_WORD,
+  S_EXPIRY_WORD,
   S_INDEX_WORD,
   S_LIVE_UNITS_WORD,
   S_LOG_COUNT_WORD,
@@ -226,6 +228,7 @@ export function rebuildSegment(session: Session, found: Found, live: Uint8Array,
 
   let liveUnits = 0;
   let valueExtentCount = 0;
+  let dueFrom = 0;
   const view = makeView(session, head, 0);
   for (let slot = 0; slot <= mask; slot++) {
     const place = places[slot]!;
@@ -235,6 +238,7 @@ export function rebuildSegment(session: Session, found: Found, live: Uint8Array,
     const w = extentWords(memory, extent);
     const record = extentBase(extent) + ((place & EXTENT_UNIT_MASK) << 1);
     liveUnits += unitsOf(recordWordsAt(w, record));
+    if ((w[record + K_TYPE_WORD]! & FLAG_EXPIRY) !== 0) dueFrom = 1;
     if ((w[record + K_TYPE_WORD]! & FLAG_LARGE) === 0) continue;
     valueExtentCount += w[payloadIndex(w, record) + LARGE_COUNT_WORD]!;
     for (const { extent: part, isList } of valueParts(session, w, record)) {
@@ -266,6 +270,7 @@ export function rebuildSegment(session: Session, found: Found, live: Uint8Array,
   words.fill(0, base + S_CHILD_0_WORD, base + S_CHILD_0_WORD + 2);
   words[base + S_REPLACED_WORD] = 0;
   words[base + S_REPLACED_EPOCH_WORD] = 0;
+  words[base + S_EXPIRY_WORD] = dueFrom;
   words[base + X_GENERATION_WORD] = (words[base + X_GENERATION_WORD]! | 1) + 1;
   return count;
 }

@@ -36,6 +36,7 @@ import {
   MAX_DEPTH,
   R_DEPTH_WORD,
   R_EPOCH_WORD,
+  R_EXPIRY_WORD,
   R_EXTENT_COUNT_WORD,
   R_FREE_COUNT_WORD,
   R_FREE_HEAD_WORD,
@@ -331,6 +332,8 @@ function writeRoot(session: Session, depth: number, live: Uint8Array, epoch: num
     head = extent;
     free++;
   }
+  // A sweep is to look at once, and finds out.
+  root[R_EXPIRY_WORD] = 1;
   root[R_FREE_HEAD_WORD] = head;
   root[R_FREE_COUNT_WORD] = free;
   root[R_FRESH_WORD] = fresh;

@@ -4,6 +4,7 @@
  */
 import { directoryDepth } from './directory.js';
 import { storeError } from './errors.js';
+import { isDue } from './expiry.js';
 import { attachExtent, describeExtent, reserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
 import { makeRoom } from './growth.js';
@@ -37,6 +38,7 @@ import {
   X_GENERATION_WORD,
 } from './layout.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
+import { prospectOf } from './prospect.js';
 import { clearIndexExtent, compactingHelps, type Replacement, replaceSegment } from './rebuild.js';
 import { retireOldIndex } from './retire.js';
 import type { Session } from './session.js';
@@ -114,12 +116,17 @@ export function isWorthCompacting(words: Int32Array, base: number): boolean {
   return size - words[base + S_LIVE_UNITS_WORD]! * 8 >= EXTENT_SIZE;
 }
 
-/** Compacts the locked segment if that gains at least an extent; the result is as replaceSegment's, or -1: no use. */
+/** The same, or would dropping what has expired? */
+export function isWorthSweeping(words: Int32Array, base: number): boolean {
+  return isWorthCompacting(words, base) || isDue(words, base, Date.now());
+}
+
+/** Compacts the locked segment if that gains at least an extent, expired entries left out; the result is as replaceSegment's, or -1: no use. */
 export function compactLocked(session: Session, head: number): number {
   const words = extentWords(session.memory, head);
   const base = extentBase(head);
-  if (!isWorthCompacting(words, base)) return -1;
-  return replaceSegment(session, head, 'compact', 0);
+  if (!isWorthCompacting(words, base) && !(isDue(words, base, Date.now()) && prospectOf(session, head, Date.now()).isWorth)) return -1;
+  return replaceSegment(session, head, 'sweep', 0);
 }
 
 /** Throws when a segment cannot have so many log extents. */

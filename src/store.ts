@@ -19,6 +19,7 @@ import { durably, flushRedo, refuseAfterFailedSync, relieveRedo } from './redo.j
 import type { CheckReport } from './report.js';
 import type { Session } from './session.js';
 import { collectStats, countEntries, type StoreStats } from './stats.js';
+import { sweepNowAndThen } from './sweep.js';
 import type { CheckOptions, ComputeOptions, Entry, IterationOptions, Key, Value, WriteOptions } from './types.js';
 import { finishBatches } from './unfinished.js';
 import { ALWAYS, addNumber, IF_ABSENT, IF_PRESENT, IF_VERSION, NEVER_EXPIRES, remove, setExpiry, writeValue } from './write.js';
@@ -60,8 +61,7 @@ export class Store implements Iterable<[string, Value]> {
     this.#cache = normalized.localCache > 0 ? new LocalCache(normalized.localCache) : null;
     this.#session.local = this.#cache;
     if (this.readOnly) return;
-    this.#timers.push(publishNowAndThen(this.#session));
-    this.#timers.push(watchInterrupted(this.#session));
+    this.#timers.push(watchInterrupted(this.#session), publishNowAndThen(this.#session), sweepNowAndThen(this.#session));
     if (normalized.durability !== 'none') this.#timers.push(checkpointNowAndThen(this.#session));
   }
 

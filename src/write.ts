@@ -19,7 +19,7 @@ import { extentBase, extentWords } from './memory.js';
 import { DELETION_UNITS, hasRoom, type Payload, publish, publishDeletion } from './publish.js';
 import { replaceSegment } from './rebuild.js';
 import { expiryOf, payloadIndex, payloadSizeOf, recordWordCount, sequenceOf, unitsOf } from './record.js';
-import { compactLocked, isWorthCompacting, makeRoomFor, makeSegmentRoom } from './room.js';
+import { compactLocked, isWorthSweeping, makeRoomFor, makeSegmentRoom } from './room.js';
 import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
 import { find } from './table.js';
@@ -362,7 +362,7 @@ function reclaim(session: Session, wanted: number): boolean {
   const before = availableExtents(session);
   forEachSegment(session, (head) => {
     const words = extentWords(session.memory, head);
-    if (!isWorthCompacting(words, extentBase(head)) || availableExtents(session) >= wanted) return;
+    if (!isWorthSweeping(words, extentBase(head)) || availableExtents(session) >= wanted) return;
     const view = lockSegment(session, words[extentBase(head) + S_PREFIX_WORD]!);
     try {
       compactLocked(session, view.head);

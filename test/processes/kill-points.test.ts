@@ -134,6 +134,11 @@ const elsewhere = [
   'cleanup.noted',
   // counts.test.ts
   'counts.noted',
+  // sweep.test.ts
+  'sweep.begun',
+  'sweep.locked',
+  'sweep.swept',
+  'sweep.lowered',
   // compute.test.ts
   'compute.claimed',
   'compute.confirmed',
