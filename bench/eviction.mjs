@@ -2,7 +2,8 @@
  * Hit ratios of a full cache beside lru-cache at the same number of bytes and Belady's optimum, on traces made here:
  * Zipf 0.7, 0.99 and 1.2, Zipf mixed with scans, and loops. The size of values is 100 bytes, keys have 15.
  *
- *   npm run bench:eviction
+ *   npm run bench:eviction                    every trace
+ *   npm run bench:eviction -- 'zipf 0.99'      some of them
  */
 import { join } from 'node:path';
 import { open } from '../dist/index.js';
@@ -10,8 +11,8 @@ import { printMachine, report, require, temporaryFolder, VALUE, zipfTrace } from
 
 const { LRUCache } = require('lru-cache');
 const folder = temporaryFolder();
-const KEYS = Number(process.env.MMAPKV_BENCH_KEYS ?? 400_000);
-const REQUESTS = Number(process.env.MMAPKV_BENCH_REQUESTS ?? 3_000_000);
+const KEYS = Number(process.env.MMAPKV_BENCH_KEYS ?? 100_000);
+const REQUESTS = Number(process.env.MMAPKV_BENCH_REQUESTS ?? 2_000_000);
 
 const traces = {
   'zipf 0.7': () => zipfTrace(KEYS, 0.7, REQUESTS, 1),
@@ -87,7 +88,9 @@ function optimum(trace, capacity) {
 }
 
 printMachine(folder);
+const chosen = process.argv.slice(2);
 for (const [what, make] of Object.entries(traces)) {
+  if (chosen.length > 0 && !chosen.includes(what)) continue;
   const trace = make();
   // A tenth of the data's bytes, all in all: what the file may take. lru-cache gets as many entries as fit into it by keys and values.
   const payload = 115;
