@@ -1,6 +1,5 @@
 /** A process that calls what it is asked to (peers/caller.mjs), with system calls that fail or without. */
 import { expect } from 'vitest';
-import type { Faults } from './faults.js';
 import { type Message, type Peer, startPeer } from './processes.js';
 
 /** Nobody makes a checkpoint of its own accord. */
@@ -16,7 +15,7 @@ export class Caller {
   /** A process that has the store open; with `options` null it has not yet. */
   static async start(
     path: string,
-    { options = QUIET, faults, shell }: { options?: object | null; faults?: Faults; shell?: string } = {},
+    { options = QUIET, faults, shell }: { options?: object | null; faults?: { env: Record<string, string> }; shell?: string } = {},
   ): Promise<Caller> {
     const peer = startPeer('caller', { path, options }, { env: faults?.env ?? {}, ...(shell !== undefined && { shell }) });
     expect(await peer.hear()).toBe('ready');

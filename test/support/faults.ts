@@ -1,31 +1,7 @@
 /** System calls that fail on demand in a peer: see faults.c. The peer's files are real; only the calls' answers are not. */
-import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { afterAll } from 'vitest';
-
-const source = fileURLToPath(new URL('faults.c', import.meta.url));
-
-let folder: string | undefined;
-afterAll(() => {
-  if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
-  folder = undefined;
-});
-
-/** The library, built once for each test file with the compiler that the addon was built with. */
-function library(): string {
-  folder ??= mkdtempSync(join(tmpdir(), 'mmapkv-faults-'));
-  const path = join(folder, 'faults.so');
-  if (!existsSync(path)) {
-    const args = ['-shared', '-fPIC', '-O1', '-Wall', '-Wextra', '-Werror', '-o', path, source, '-ldl'];
-    // A sanitizer's runtime (scripts/sanitize.sh) is for node, not for the compiler.
-    const env = { ...process.env, CC: process.env.CC ?? 'cc', LD_PRELOAD: '' };
-    execFileSync('/bin/sh', ['-c', '$CC "$@"', 'sh', ...args], { stdio: ['ignore', 'inherit', 'inherit'], env });
-  }
-  return path;
-}
+import { preload, preloadFolder } from './preload.js';
 
 let made = 0;
 
@@ -37,12 +13,11 @@ export class Faults {
 
   /** `rules` as in faults.c; they hold for descriptors of files whose path contains `part`, from `arm()` on. */
   constructor(rules: string, part: string) {
-    const preload = library();
     made++;
-    this.#when = join(folder!, `when-${made}`);
-    this.#log = join(folder!, `log-${made}`);
+    this.#when = join(preloadFolder(), `when-${made}`);
+    this.#log = join(preloadFolder(), `log-${made}`);
     this.env = {
-      LD_PRELOAD: `${process.env.LD_PRELOAD ?? ''} ${preload}`.trim(),
+      LD_PRELOAD: preload('faults'),
       MMAPKV_FAULTS: rules,
       MMAPKV_FAULTS_PATH: part,
       MMAPKV_FAULTS_WHEN: this.#when,
