@@ -52,26 +52,26 @@ function put(key, value, ttl) {
 const keyOf = () => `key ${dice.below(60)}`;
 const ttlOf = () => [undefined, 1, 2, 10, 1000, 3_600_000, dice.below(50) + 1, dice.below(5000) + 1][dice.below(8)];
 const sizes = [1, 10, 100, 1000, 40_000, 150_000];
-const valueOf = (i) => `${i} `.padEnd(sizes[dice.below(dice.below(10) === 0 ? 6 : 4)], 'x');
+const someValue = (i) => `${i} `.padEnd(sizes[dice.below(dice.below(10) === 0 ? 6 : 4)], 'x');
 
 const words = {
   set(key, i) {
-    const [value, ttl] = [valueOf(i), ttlOf()];
+    const [value, ttl] = [someValue(i), ttlOf()];
     store.set(key, value, { ttl });
     put(key, value, ttl);
   },
   add(key, i) {
-    const [value, ttl, there] = [valueOf(i), ttlOf(), live(key) !== undefined];
+    const [value, ttl, there] = [someValue(i), ttlOf(), live(key) !== undefined];
     same(store.add(key, value, { ttl }), !there, 'add');
     if (!there) put(key, value, ttl);
   },
   replace(key, i) {
-    const [value, ttl, there] = [valueOf(i), ttlOf(), live(key) !== undefined];
+    const [value, ttl, there] = [someValue(i), ttlOf(), live(key) !== undefined];
     same(store.replace(key, value, { ttl }), there, 'replace');
     if (there) put(key, value, ttl);
   },
   batch(key, i) {
-    const [value, ttl, other] = [valueOf(i), ttlOf(), keyOf()];
+    const [value, ttl, other] = [someValue(i), ttlOf(), keyOf()];
     store.batch().delete(other).set(key, value, { ttl }).commit();
     model.delete(other);
     put(key, value, ttl);
