@@ -14,6 +14,7 @@
         "native/addon_async.cc",
         "native/addon_file.cc",
         "native/addon_mapping.cc",
+        "native/addon_sleeper.cc",
         "native/arguments.cc",
         "native/commit.cc",
         "native/environment.cc",
@@ -23,6 +24,7 @@
         "native/mapping.cc",
         "native/outcome.cc",
         "native/owner_lock.cc",
+        "native/sleeper.cc",
       ],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": [

@@ -45,6 +45,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   ExportFiles(env, exports, environment);
   ExportMappings(env, exports, environment);
   ExportAsync(env, exports, environment);
+  ExportSleepers(env, exports, environment);
   Export<Sleep>(env, exports, "sleep", environment);
   Export<BootId>(env, exports, "bootId", environment);
   ExportHot(env, exports, "fence", Fence, environment);

@@ -11,6 +11,7 @@ namespace mmapkv {
 void ExportFiles(Napi::Env env, Napi::Object exports, Environment* environment);
 void ExportMappings(Napi::Env env, Napi::Object exports, Environment* environment);
 void ExportAsync(Napi::Env env, Napi::Object exports, Environment* environment);
+void ExportSleepers(Napi::Env env, Napi::Object exports, Environment* environment);
 
 template <Napi::Value (*function)(const Napi::CallbackInfo&)>
 void Export(Napi::Env env, Napi::Object exports, const char* name, Environment* environment) {

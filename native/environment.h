@@ -61,6 +61,10 @@ class Environment {
   void Pin(MappingRecord* record) { record->pins++; }
   static void Unpin(MappingRecord* record);
 
+  // Sleepers by their number: addon_sleeper.cc knows what they are.
+  std::unordered_map<uint32_t, void*> sleepers;
+  uint32_t last_sleeper = 0;
+
   // False from the moment on when the worker is told to end (or an exception is pending).
   bool CanRunJavaScript() const;
 

@@ -1,7 +1,7 @@
 /** Checks of the arguments that the Store's calls share, and the errors of its states. */
 import { type StoreError, storeError } from './errors.js';
 import { checkTTL } from './options.js';
-import type { IterationOptions, WriteOptions } from './types.js';
+import type { CheckOptions, IterationOptions, WriteOptions } from './types.js';
 
 export function ttlOf(options: WriteOptions | number): number | undefined {
   if (typeof options === 'number') return checkTTL(options);
@@ -16,6 +16,13 @@ export function iterationOf(options: IterationOptions | undefined): { prefix: Bu
   if (prefix !== undefined && typeof prefix !== 'string') throw new TypeError(`prefix must be a string, got ${typeof prefix}`);
   if (as !== 'string' && as !== 'buffer') throw new TypeError(`as must be 'string' or 'buffer'`);
   return { prefix: prefix === undefined ? undefined : Buffer.from(prefix), as };
+}
+
+export function onProgressOf(options: CheckOptions): CheckOptions['onProgress'] {
+  if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object');
+  const { onProgress } = options;
+  if (onProgress !== undefined) checkFunction('onProgress', onProgress);
+  return onProgress;
 }
 
 export function checkFunction(name: string, value: unknown): void {
@@ -37,6 +44,6 @@ export function closedError(path: string): StoreError {
   return storeError('ERR_STORE_CLOSED', path, 'the store is closed', {}, 'open it again');
 }
 
-export function readOnlyError(path: string): StoreError {
-  return storeError('ERR_STORE_READ_ONLY', path, 'the store was opened readOnly', {}, 'open it without readOnly to write');
+export function readOnlyError(path: string, purpose = 'to write'): StoreError {
+  return storeError('ERR_STORE_READ_ONLY', path, 'the store was opened readOnly', {}, `open it without readOnly ${purpose}`);
 }

@@ -24,6 +24,9 @@ import type { Session } from './session.js';
 
 /** `enter` throws when the store was closed meanwhile. */
 export async function backupStore(session: Session, destination: string, enter: () => void): Promise<void> {
+  if (typeof destination !== 'string') throw new TypeError(`destination must be a string, got ${typeof destination}`);
+  if (destination === '' || destination.includes('\0')) throw new TypeError('destination must be a path');
+  if (isSamePlace(session, destination)) throw new RangeError('destination must not be the store itself');
   const target = resolve(destination);
   // One at a time: they would pin one epoch.
   const before = session.backingUp;
@@ -67,7 +70,7 @@ async function copyTo(session: Session, target: string, enter: () => void): Prom
 }
 
 /** Does the path lead to the very file of the store? */
-export function isSamePlace(session: Session, destination: string): boolean {
+function isSamePlace(session: Session, destination: string): boolean {
   const found = statSync(destination, { bigint: true, throwIfNoEntry: false });
   const own = native.fileInfo(session.memory.fd);
   return found !== undefined && String(found.dev) === own.device && String(found.ino) === own.inode;

@@ -5,6 +5,7 @@
  */
 import { endClaimsOf } from './claims.js';
 import { directoryDepth, locate } from './directory.js';
+import { cleanEvents, isWatched } from './events.js';
 import { attachExtent, repairAllocator, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
 import {
@@ -83,6 +84,8 @@ export function settle(session: Session): void {
 const SETTLE_INTERVAL = 200;
 /** ms until the next try to finish a batch of the dead, after one that failed. */
 const NOTES_PAUSE = 30_000;
+/** ms between two looks for the dead while somebody watches: a change that one of them made may have been told to nobody. */
+const DEAD_INTERVAL = 1000;
 
 /**
  * A call that was cut off by a vm timeout leaves a lock behind that no call may ever touch again: a timer looks after
@@ -90,14 +93,17 @@ const NOTES_PAUSE = 30_000;
  */
 export function watchInterrupted(session: Session): NodeJS.Timeout {
   let notesAfter = 0;
+  let deadAfter = 0;
   const timer = setInterval(() => {
     if (session.closed) return;
     const isSettled = !session.busy && session.held === 0 && !session.interrupted && session.deferred.length === 0;
+    const now = performance.now();
     try {
       if (!isSettled) settle(session);
       // Who only reads is not to see a part of a batch for long. This may wait for locks: not with every tick.
-      else if (performance.now() >= notesAfter && leftNotes(session)) {
+      else if (now >= notesAfter && (leftNotes(session) || (now >= deadAfter && isWatched(session)))) {
         notesAfter = Number.POSITIVE_INFINITY;
+        deadAfter = now + DEAD_INTERVAL;
         cleanDead(session);
         notesAfter = 0;
       }
@@ -203,6 +209,7 @@ function cleanOwner(session: Session, owner: number): void {
     if (failpoint !== null) failpoint('cleanup.seized');
   }
   finishNotes(session, owner);
+  if (owner !== ANY_OWNER) cleanEvents(session, owner & OWNER_SLOT_MASK);
   // An own call that was interrupted leaves other computations of this open as they are.
   if (owner !== session.owner && owner !== ANY_OWNER) endClaimsOf(session, owner & OWNER_SLOT_MASK);
   // A segment that was replaced but not retired, and whose lock nobody holds: only its head tells.

@@ -1,5 +1,6 @@
 /** Clearing: each segment is replaced by an empty one, under its lock. */
 import { forEachSegment } from './directory.js';
+import { beginClear, endClear } from './events.js';
 import { heldBackExtents } from './extents.js';
 import { makeRoom } from './growth.js';
 import { S_COUNT_WORD, S_LOG_COUNT_WORD, S_LOG_START_WORD, S_PREFIX_WORD, S_TAIL_WORD } from './layout.js';
@@ -13,8 +14,10 @@ import { finished } from './write.js';
 export function clearStore(session: Session): void {
   session.busy = true;
   if (session.redo !== null) session.redo.owed++;
+  beginClear(session);
   // Segments that split meanwhile leave their second half behind the cursor: the walk meets it later.
   forEachSegment(session, (found) => clearSegment(session, extentWords(session.memory, found)[extentBase(found) + S_PREFIX_WORD]!));
+  endClear(session);
   finished(session, true);
   session.busy = false;
 }

@@ -9,4 +9,16 @@ export type { OwnerFacts } from './owners.js';
 export type { CheckReport, Problem, ProblemCode } from './report.js';
 export type { StoreStats } from './stats.js';
 export { open, Store } from './store.js';
-export type { CheckOptions, ComputeOptions, Entry, IterationOptions, Key, Recovery, Value, WriteOptions } from './types.js';
+export type {
+  CheckOptions,
+  ComputeOptions,
+  Entry,
+  IterationOptions,
+  Key,
+  Recovery,
+  Value,
+  WatchEvent,
+  Watcher,
+  WatchOptions,
+  WriteOptions,
+} from './types.js';

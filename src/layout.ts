@@ -8,11 +8,12 @@
  *   data file    = extents of 64 KiB, numbered from 0
  *   extent 0     = header copy 0 | header copy 1 | root | directory extents | directory entries 0 to 8191
  *   extent n     = extent header (64 bytes) | what its kind says
- *   control file = control header | global locks | owner slots | one entry of 64 bytes for each extent
+ *   control file = control header | global locks | owner slots | claims | events | one entry of 64 bytes for each extent
  *   redo log     = header of 4 KiB | half for even epochs | half for odd epochs
  */
 
 import { CLAIMS_OFFSET, FAILURE_COUNT, FAILURE_SIZE, FAILURES_OFFSET } from './layout-claims.js';
+import { EVENT_COUNT, EVENT_SIZE, EVENTS_OFFSET, O_CLEARING_WORD } from './layout-events.js';
 
 // ---- Units -------------------------------------------------------------------------------------------------------
 
@@ -292,7 +293,7 @@ export const OPERATION_HEADER_WORDS = 7;
 /** 'mmapkvC\n'. */
 export const CONTROL_MAGIC_0 = 0x70616d6d;
 export const CONTROL_MAGIC_1 = 0x0a43766b;
-export const CONTROL_VERSION = 1;
+export const CONTROL_VERSION = 2;
 export const C_MAGIC_WORD = 0; // 2 words
 export const C_VERSION_WORD = 2;
 export const C_CHECKSUM_WORD = 3;
@@ -342,7 +343,7 @@ export const O_PINNED_EPOCH_WORD = 7;
 /** 1 + the half of the redo log in which the owner has a range reserved that it may still write to; 0: none. */
 export const O_APPENDING_WORD = 8;
 
-export const CONTROL_ENTRIES_OFFSET = 262144;
+export const CONTROL_ENTRIES_OFFSET = 524288;
 export const CONTROL_ENTRY_SIZE = 64;
 export const CONTROL_ENTRY_WORD_SHIFT = 4;
 /** Behind the lock of an entry: one bit for each 448th of the extent, set when a record there was read. */
@@ -415,6 +416,7 @@ export const OWNER_LOCK_BYTE = 2 ** 48;
 
 export * from './layout-cache.js'; // the counters of all opens
 export * from './layout-claims.js'; // what getOrCompute() needs: claims and failures
+export * from './layout-events.js'; // what watch() needs: the ring of events
 
 // ---- The chains above close ---------------------------------------------------------------------------------------
 
@@ -435,16 +437,14 @@ layoutHolds('index bits', INDEX_LIST_COUNT << INDEX_EXTENT_SHIFT === 1 << MAX_IN
 layoutHolds('record sizes', MAX_KEY_SIZE <= KEY_SIZE_MASK && MAX_RECORD_SIZE < 2 ** 17);
 layoutHolds('a record fits in a note', OPERATION_HEADER_WORDS * 4 + MAX_RECORD_SIZE <= EXTENT_PAYLOAD_SIZE);
 layoutHolds('entries of a note', (EXTENT_WORDS - N_ENTRIES_WORD) % NOTE_ENTRY_WORDS === 0 && EXTENT_HEADER_WORDS % NOTE_ENTRY_WORDS === 0);
-layoutHolds(
-  'owner slots',
-  OWNERS_OFFSET + (OWNER_COUNT + 1) * OWNER_WORDS * 4 <= CONTROL_ENTRIES_OFFSET && OWNER_COUNT === OWNER_SLOT_MASK,
-);
+layoutHolds('owner slots', OWNER_COUNT === OWNER_SLOT_MASK);
 layoutHolds('claims', OWNERS_OFFSET + (OWNER_COUNT + 1) * OWNER_WORDS * 4 === CLAIMS_OFFSET);
-layoutHolds('failures', FAILURES_OFFSET + FAILURE_COUNT * FAILURE_SIZE <= CONTROL_ENTRIES_OFFSET);
+layoutHolds('failures', FAILURES_OFFSET + FAILURE_COUNT * FAILURE_SIZE <= EVENTS_OFFSET);
+layoutHolds('events', EVENTS_OFFSET + EVENT_COUNT * EVENT_SIZE === CONTROL_ENTRIES_OFFSET);
 layoutHolds(
   'owner bits',
   OWNER_MASK === ((OWNER_INCARNATION_MASK << OWNER_INCARNATION_SHIFT) | OWNER_SLOT_MASK) && LOCK_WAITERS_BIT > OWNER_MASK,
 );
 layoutHolds('redo log', L_END_WORD * 4 <= REDO_HEADER_SIZE && ENTRY_HEADER_WORDS * 4 <= ENTRY_ALIGN && REDO_HALF_SIZE % ENTRY_ALIGN === 0);
-layoutHolds('owner slot', O_APPENDING_WORD < OWNER_WORDS);
+layoutHolds('owner slot', O_CLEARING_WORD < OWNER_WORDS);
 layoutHolds('state bits', OWNER_MASK < 2 ** (31 - KIND_OWNER_SHIFT));

@@ -118,6 +118,18 @@ export interface Native {
   /** Wakes at most `count` sleepers in any process; returns how many. */
   futexWake(buffer: ArrayBuffer, offset: number, count: number): number;
 
+  /**
+   * Starts a thread of its own that sleeps on the 32-bit word of a mapped, writable buffer while it is armed, and returns
+   * its number. `onWake` is called in this environment, some time after each end of a sleep. It must not throw.
+   */
+  startSleeper(buffer: ArrayBuffer, offset: number, onWake: () => void): number;
+  /** Until the word is woken or holds something else than `expected`. Nothing happens if the sleeper is armed already. */
+  armSleeper(sleeper: number, expected: number): void;
+  /** Whether it keeps the event loop alive; it does not to begin with. */
+  holdSleeper(sleeper: number, holds: boolean): void;
+  /** Ends the thread; `onWake` is not called any more. Done by the end of the environment at the latest. */
+  stopSleeper(sleeper: number): void;
+
   /** F_OFD_SETLK on [offset, offset + length): true when taken, false when someone else holds it. Never waits. */
   tryLock(fd: number, offset: number, length: number, exclusive: boolean): boolean;
   unlock(fd: number, offset: number, length: number): void;
@@ -152,3 +164,6 @@ function load(): Native {
 }
 
 export const native: Native = load();
+
+/** Does fence() do anything here? */
+export const NEEDS_FENCE = process.arch !== 'x64';

@@ -13,12 +13,14 @@ import { failpoint } from './failpoints.js';
 import {
   C_LAST_SLOT_WORD,
   O_APPENDING_WORD,
+  O_CLEARING_WORD,
   O_PID_NAMESPACE_WORD,
   O_PID_WORD,
   O_PINNED_EPOCH_WORD,
   O_SINCE_WORD,
   O_STATE_WORD,
   O_THREAD_WORD,
+  O_WATCHING_WORD,
   OWNER_COUNT,
   OWNER_INCARNATION_MASK,
   OWNER_INCARNATION_SHIFT,
@@ -98,6 +100,8 @@ export function claimOwner(session: Session): boolean {
     fixed[word + O_PID_NAMESPACE_WORD] = pidNamespace();
     fixed[word + O_PINNED_EPOCH_WORD] = 0;
     fixed[word + O_APPENDING_WORD] = 0;
+    fixed[word + O_WATCHING_WORD] = 0;
+    fixed[word + O_CLEARING_WORD] = 0;
     for (let last = lastSlot(fixed); last < slot; last = lastSlot(fixed)) Atomics.compareExchange(fixed, C_LAST_SLOT_WORD, last, slot);
     Atomics.store(fixed, word + O_STATE_WORD, (incarnation << 1) | 1);
     session.owner = ownerOf(slot, incarnation);

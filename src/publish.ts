@@ -9,9 +9,12 @@
  * (space, encoding) is done before anything is stored.
  */
 import { placeFor, terminate } from './copy.js';
+import { appendEvent, isWatched } from './events.js';
 import { noteExpiry } from './expiry.js';
 import { failpoint } from './failpoints.js';
 import {
+  EVENT_DELETE,
+  EVENT_SET,
   EXTENT_HEADER_UNITS,
   EXTENT_UNIT_MASK,
   EXTENT_UNIT_SHIFT,
@@ -52,7 +55,18 @@ import {
   X_STATE_WORD,
 } from './layout.js';
 import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
-import { expiryOf, keptUntil, payloadIndex, placeMix, putExpiry, recordChecksum, recordWordsAt, unitsOf } from './record.js';
+import {
+  expiryOf,
+  keptUntil,
+  keyIndex,
+  keySizeOf,
+  payloadIndex,
+  placeMix,
+  putExpiry,
+  recordChecksum,
+  recordWordsAt,
+  unitsOf,
+} from './record.js';
 import { captureDeletion, captureRecord } from './redo.js';
 import { retireValue } from './retire.js';
 import type { Session } from './session.js';
@@ -186,6 +200,7 @@ export function publish(
   session.committed = true;
   if (isExpired) session.expirations++;
   if (session.redo !== null) captureRecord(session.redo, hash, log, r);
+  if (isWatched(session) && !session.keepsValue) appendEvent(session, EVENT_SET, key, 0, keySize);
   if (failpoint !== null) failpoint('put.published');
 
   // 4. What repair can recompute.
@@ -249,6 +264,7 @@ export function publishDeletion(
   session.committed = true;
   if (hasExpired(old, session.recordIndex)) session.expirations++;
   if (session.redo !== null) captureDeletion(session, session.redo, hash, log, r);
+  if (isWatched(session)) appendEvent(session, EVENT_DELETE, old, keyIndex(old, session.recordIndex), keySizeOf(old, session.recordIndex));
   if (failpoint !== null) failpoint('delete.published');
   words[base + S_TAIL_WORD] = tail + DELETION_UNITS;
   if (failpoint !== null) failpoint('delete.tailed');

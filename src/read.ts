@@ -10,7 +10,7 @@ import { DecodeError, decodeValue, keyWords } from './codec.js';
 import { type LargeReference, readLarge, readReference } from './large.js';
 import { EXTENT_WORDS, FLAG_LARGE, K_TYPE_WORD, TYPE_MASK, X_BIRTH_WORD } from './layout.js';
 import { corrupt, extentBase, extentBytes } from './memory.js';
-import { native } from './native.js';
+import { NEEDS_FENCE, native } from './native.js';
 import { touch } from './recency.js';
 import { checksumHolds, expiryOf, payloadIndex, payloadSizeOf, recordWordsAt, sequenceOf } from './record.js';
 import type { Session } from './session.js';
@@ -19,7 +19,6 @@ import { markVerified, type View, viewOf } from './view.js';
 
 /** Looks before something must be wrong: each further look means that the segment changed meanwhile. */
 const LOOKS = 10_000;
-const NEEDS_FENCE = process.arch !== 'x64';
 
 /** How the value comes back. */
 export const AS_VALUE = 0;

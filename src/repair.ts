@@ -5,6 +5,7 @@
 
 import { applyNotes } from './apply.js';
 import { locate, publishSegments } from './directory.js';
+import { appendMissed, isWatched } from './events.js';
 import { failpoint } from './failpoints.js';
 import {
   EXTENT_HEADER_UNITS,
@@ -62,6 +63,8 @@ export function repairSegment(session: Session, head: number): void {
   const state = words[base + X_STATE_WORD]!;
   if ((state & KIND_MASK) !== KIND_HEAD) return;
   session.repairs++;
+  // The holder may have changed something and told nobody.
+  if (isWatched(session)) appendMissed(session);
   const isReserved = state >>> KIND_OWNER_SHIFT !== 0;
   if (!isReserved && segmentChecksum(words, base) !== words[base + S_CHECKSUM_WORD]) {
     throw corrupt(session.path, 'the checksum of a segment header does not hold', { extent: head });

@@ -57,6 +57,12 @@ export class Session {
   sawDead = false;
   /** Replaced segments whose extents could not be retired yet, because the allocator's lock timed out. */
   deferred: number[] = [];
+  /** The word of the control file that counts events, once it was needed. */
+  eventTickets: BigInt64Array | undefined;
+  /** Events were appended, and those who watch were not woken yet. */
+  hasEvents = false;
+  /** An event is being appended: found set between calls, slots of the ring may be claimed for good. */
+  isAppending = false;
   /** Newest epoch in which this open wrote. */
   writeEpoch = 0;
   /** Counts the turns of this open at the checkpoint's lock: an asynchronous one finds out that its turn was taken over. */

@@ -1,6 +1,6 @@
 /** The Store class: arguments are checked here, in a fixed order (open, writable, value, key, options), then handed on. */
-import { checkFunction, checkIterable, closedError, iterationOf, readOnlyError, ttlOf } from './arguments.js';
-import { backupStore, isSamePlace } from './backup.js';
+import { checkFunction, checkIterable, closedError, iterationOf, onProgressOf, readOnlyError, ttlOf } from './arguments.js';
+import { backupStore } from './backup.js';
 import { Batch } from './batch.js';
 import { checkInSlices } from './check.js';
 import { checkpoint, checkpointNow, checkpointNowAndThen } from './checkpoint.js';
@@ -20,8 +20,9 @@ import type { CheckReport } from './report.js';
 import type { Session } from './session.js';
 import { collectStats, countEntries, type StoreStats } from './stats.js';
 import { sweepNowAndThen } from './sweep.js';
-import type { CheckOptions, ComputeOptions, Entry, IterationOptions, Key, Value, WriteOptions } from './types.js';
+import type { CheckOptions, ComputeOptions, Entry, IterationOptions, Key, Value, Watcher, WatchOptions, WriteOptions } from './types.js';
 import { finishBatches } from './unfinished.js';
+import { Watchers } from './watch.js';
 import { ALWAYS, addNumber, IF_ABSENT, IF_PRESENT, IF_VERSION, NEVER_EXPIRES, remove, setExpiry, writeValue } from './write.js';
 
 /**
@@ -33,9 +34,7 @@ import { ALWAYS, addNumber, IF_ABSENT, IF_PRESENT, IF_VERSION, NEVER_EXPIRES, re
  *   ERR_STORE_TRUNCATED, ERR_STORE_PERMISSION, ERR_STORE_NO_SPACE, ERR_STORE_NO_MEMORY, ERR_STORE_LOCK_TIMEOUT,
  *   ERR_STORE_NEEDS_RECOVERY, ERR_STORE_UNSUPPORTED
  * @example
- * const store = open('cache.kv');
- * store.set('greeting', 'hello');
- * store.get('greeting'); // 'hello'
+ * open('cache.kv').set('greeting', 'hello').get('greeting'); // 'hello'
  */
 export function open(path: string, options: StoreOptions = {}): Store {
   return new Store(path, options);
@@ -51,6 +50,7 @@ export class Store implements Iterable<[string, Value]> {
   readonly #cache: LocalCache | null;
   #timers: NodeJS.Timeout[] = [];
   #computations: Computations | undefined;
+  #watchers: Watchers | undefined;
 
   constructor(path: string, options: StoreOptions = {}) {
     const normalized = normalizeOptions(path, options);
@@ -95,10 +95,8 @@ export class Store implements Iterable<[string, Value]> {
   }
 
   #expiry(options: WriteOptions | number | undefined): number {
-    if (options === undefined) return this.#ttl === 0 ? NEVER_EXPIRES : Date.now() + this.#ttl;
-    const ttl = ttlOf(options);
-    if (ttl === undefined) return this.#ttl === 0 ? NEVER_EXPIRES : Date.now() + this.#ttl;
-    return Date.now() + ttl;
+    const ttl = (options === undefined ? undefined : ttlOf(options)) ?? this.#ttl;
+    return ttl === 0 ? NEVER_EXPIRES : Date.now() + ttl;
   }
 
   /**
@@ -223,7 +221,7 @@ export class Store implements Iterable<[string, Value]> {
       const entry = this.getEntry(key);
       const value = fn(entry?.value);
       if (value === undefined) {
-        if (entry === undefined || this.#removeOne(key, entry.version)) return undefined;
+        if (entry === undefined || durably(this.#session, this.#remove(key, entry.version))) return undefined;
       } else if (this.compareAndSet(key, entry?.version, value, options)) {
         return value;
       }
@@ -296,11 +294,7 @@ export class Store implements Iterable<[string, Value]> {
 
   /** Removes the entry; false when it was absent. Works on a full disk too. */
   delete(key: Key): boolean {
-    return this.#removeOne(key, undefined);
-  }
-
-  #removeOne(key: Key, version: number | undefined): boolean {
-    return durably(this.#session, this.#remove(key, version));
+    return durably(this.#session, this.#remove(key, undefined));
   }
 
   #remove(key: Key, version: number | undefined): boolean {
@@ -371,6 +365,19 @@ export class Store implements Iterable<[string, Value]> {
     for (const [key, value] of this.entries()) fn(value, key, this);
   }
 
+  /**
+   * Changes by every process, from the call on, until `break`, return() or close(); 'missed' to who is too slow for all of them.
+   * @throws {StoreError} ERR_STORE_CLOSED, ERR_STORE_READ_ONLY, ERR_STORE_KEY_TOO_LARGE
+   * @example
+   * for await (const { type, key } of store.watch({ prefix: 'user:' })) console.log(type, key);
+   */
+  watch(options: WatchOptions & { as: 'buffer' }): Watcher<Buffer>;
+  watch(options?: WatchOptions): Watcher;
+  watch(options?: WatchOptions): Watcher<string | Buffer> {
+    this.#watchers ??= new Watchers(this.#enter());
+    return this.#watchers.watch(options);
+  }
+
   /** Numbers about the store, about this open, and about all opens together. */
   stats(): StoreStats {
     return collectStats(this.#enter());
@@ -409,11 +416,7 @@ export class Store implements Iterable<[string, Value]> {
    * await store.backup('/backups/cache-2026-11-23.kv');
    */
   async backup(destination: string): Promise<void> {
-    const session = this.#enterWrite();
-    if (typeof destination !== 'string') throw new TypeError(`destination must be a string, got ${typeof destination}`);
-    if (destination === '' || destination.includes('\0')) throw new TypeError('destination must be a path');
-    if (isSamePlace(session, destination)) throw new RangeError('destination must not be the store itself');
-    await backupStore(session, destination, () => this.#enter());
+    await backupStore(this.#enterWrite(), destination, () => this.#enter());
   }
 
   /**
@@ -428,10 +431,7 @@ export class Store implements Iterable<[string, Value]> {
   /** Verifies everything, a segment at a time, while others go on; never changes the file. */
   async check(options: CheckOptions = {}): Promise<CheckReport> {
     const session = this.#enter();
-    if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object');
-    const { onProgress } = options;
-    if (onProgress !== undefined) checkFunction('onProgress', onProgress);
-    return await checkInSlices(session, () => this.#enter(), onProgress);
+    return await checkInSlices(session, () => this.#enter(), onProgressOf(options));
   }
 
   /** Lets go of the file. Idempotent; any later call throws ERR_STORE_CLOSED. The last one to close leaves the file synced. */
@@ -440,6 +440,7 @@ export class Store implements Iterable<[string, Value]> {
     for (const timer of this.#timers) clearInterval(timer);
     this.#cache?.clear();
     this.#computations?.close();
+    this.#watchers?.close();
     closeSession(this.#session);
   }
 

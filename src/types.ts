@@ -45,6 +45,31 @@ export interface IterationOptions {
   as?: 'string' | 'buffer' | undefined;
 }
 
+export interface WatchOptions {
+  /** Only keys that begin with this. */
+  prefix?: string | undefined;
+  /** Only this key. Not together with `prefix`. */
+  key?: Key | undefined;
+  /** How keys come: 'string' (default) or 'buffer'. */
+  as?: 'string' | 'buffer' | undefined;
+}
+
+/**
+ * What a watcher is told. 'set' and 'delete': the key was written or deleted; its value now is that of this change or of
+ * a later one. 'clear': every entry may be gone. 'missed': anything may have changed.
+ */
+export type WatchEvent<K = string> =
+  | { readonly type: 'set' | 'delete'; readonly key: K }
+  | { readonly type: 'clear' | 'missed'; readonly key?: undefined };
+
+/** What watch() returns. It ends with return() (or `break`), and with close() of the store. */
+export interface Watcher<K = string> extends AsyncIterableIterator<WatchEvent<K>> {
+  next(): Promise<IteratorResult<WatchEvent<K>, undefined>>;
+  return(): Promise<IteratorResult<WatchEvent<K>, undefined>>;
+  [Symbol.asyncIterator](): Watcher<K>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
 export interface CheckOptions {
   /** Called now and then with the share done, 0 to 1. */
   onProgress?: ((share: number) => void) | undefined;

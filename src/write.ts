@@ -10,11 +10,21 @@ import { cleanDead } from './cleanup.js';
 import { keyWords } from './codec.js';
 import { forEachSegment } from './directory.js';
 import { StoreError, storeError } from './errors.js';
+import { appendEvent, isWatched, wakeWatchers } from './events.js';
 import { evictFor, evictFrom } from './evict.js';
 import { attachExtent, availableExtents, heldBackExtents, reclaimQuarantine, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
 import { fitsRecord, type LargeValue, writeLarge } from './large.js';
-import { EXTENT_PAYLOAD_SIZE, FLAG_EXPIRY, FLAG_LARGE, FLAG_RECORD, K_TYPE_WORD, S_PREFIX_WORD, SEQUENCE_HIGH_SHIFT } from './layout.js';
+import {
+  EVENT_DELETE,
+  EXTENT_PAYLOAD_SIZE,
+  FLAG_EXPIRY,
+  FLAG_LARGE,
+  FLAG_RECORD,
+  K_TYPE_WORD,
+  S_PREFIX_WORD,
+  SEQUENCE_HIGH_SHIFT,
+} from './layout.js';
 import { extentBase, extentWords } from './memory.js';
 import { DELETION_UNITS, hasRoom, type Payload, publish, publishDeletion } from './publish.js';
 import { replaceSegment } from './rebuild.js';
@@ -293,11 +303,13 @@ function setExpiryOf(session: Session, hash: number, keySize: number, expiresAt:
 function failed(session: Session, view: View): boolean {
   const { committed } = session;
   if (session.held !== 0) unlockDirty(session, view);
+  if (session.isAppending) session.interrupted = true;
   return committed;
 }
 
-/** The end of a write: cleans up after a dead owner if one was met on the way. */
+/** The end of a write: tells those who watch, and cleans up after a dead owner if one was met on the way. */
 export function finished(session: Session, result: boolean): boolean {
+  if (session.hasEvents) wakeWatchers(session);
   if (session.sawDead) {
     try {
       cleanDead(session);
@@ -384,6 +396,7 @@ function removeByRebuilding(session: Session, hash: number, keySize: number): bo
   try {
     const found = find(session, view, hash, keyWords, keySize);
     need = found ? replaceSegment(session, view.head, 'compact', 0, session.ref) : -1;
+    if (need === 0 && isWatched(session)) appendEvent(session, EVENT_DELETE, keyWords, 0, keySize);
   } catch (error) {
     unlockDirty(session, view);
     throw error;

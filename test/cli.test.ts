@@ -3,6 +3,7 @@ import { chmodSync, existsSync, readdirSync, readFileSync, truncateSync, writeFi
 import { describe, expect, test } from 'vitest';
 import { open } from '../dist/index.js';
 import { bin, type Folder, finished, newFolder } from './support/cli.js';
+import { eventFacts, quiet } from './support/events.js';
 
 const hour = 3_600_000;
 
@@ -247,6 +248,45 @@ describe('has, del, incr, clear', () => {
   });
 });
 
+describe('watch', () => {
+  test.each<[string, NodeJS.Signals, string[], string]>([
+    ['lines', 'SIGINT', [], 'set\ta\ndelete\ta\nset\t"b\\nb"\nset\t{"$bytes":"/w=="}\nclear\nset\tend\n'],
+    ['JSON', 'SIGTERM', ['--json', '--prefix', 'a'], '{"type":"set","key":"a"}\n{"type":"delete","key":"a"}\n{"type":"clear"}\n'],
+    ['one key', 'SIGINT', ['--key', 'end'], 'clear\nset\tend\n'],
+  ])('prints changes of other processes as %s, until it is interrupted by %s', async (_what, signal, options, expected) => {
+    const folder = newFolder();
+    const store = open(newStore(folder));
+    const child = folder.start(process.execPath, [bin, 'watch', 's', ...options]);
+    const result = finished(child);
+    let out = '';
+    child.stdout!.on('data', (data) => (out += data));
+    while (!eventFacts(store.path).isWatched) await new Promise((resolve) => setTimeout(resolve, 5));
+    store.set('a', 1).delete('a');
+    store
+      .set('b\nb', 1)
+      .set(Buffer.from([255]), 1)
+      .clear();
+    store.set('end', 1);
+    while (out.length < expected.length) await once(child.stdout!, 'data');
+    child.kill(signal);
+    expect(await result).toMatchObject({ code: 0, signal: null, out: expected, err: '' });
+    expect(eventFacts(store.path)).toEqual(quiet);
+    store.close();
+  });
+
+  test('ends quietly when nobody reads its lines any more', async () => {
+    const folder = newFolder();
+    const store = open(newStore(folder));
+    const done = folder.shell('node "$M" watch s | head -n 1');
+    while (!eventFacts(store.path).isWatched) await new Promise((resolve) => setTimeout(resolve, 5));
+    const timer = setInterval(() => store.set('a', 1), 5);
+    expect(await done).toMatchObject({ code: 0, out: 'set\ta\n', err: '' });
+    clearInterval(timer);
+    expect(eventFacts(store.path)).toEqual(quiet);
+    store.close();
+  });
+});
+
 describe('keys and list', () => {
   const binary = Buffer.from([0x66, 0xff, 0x0a]);
 
@@ -419,6 +459,7 @@ describe('stores that cannot be used', () => {
       ['sync', 's'],
       ['compact', 's'],
       ['backup', 's', 't'],
+      ['watch', 's'],
     ]) {
       expect(await run(...args)).toMatchObject({ code: 3, out: '', err: failure('ERR_STORE_NOT_FOUND') });
     }
@@ -514,6 +555,7 @@ describe('the command line itself', () => {
       'sync',
       'compact',
       'backup',
+      'watch',
       'clear',
     ])
       expect(help.out).toMatch(new RegExp(`^  ${name} `, 'm'));
@@ -535,6 +577,7 @@ describe('the command line itself', () => {
       ['keys'],
       ['keys', 's', '--limit'],
       ['stat', 's', 'x'],
+      ['watch', 's', '--prefix', 'a', '--key', 'a'],
       ['--bogus'],
     ]) {
       const { code, out, err } = await folder.run(...args);

@@ -32,7 +32,8 @@ key, NUL, value, NUL, and text and bytes as they are. With --json: {"key":..,"va
   },
 };
 
-function onOneLine(value: unknown): string {
+/** Text as it is, if it has no control characters; all else as JSON. */
+export function onOneLine(value: unknown): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what it looks for.
   return typeof value === 'string' && !/[\0-\x1f\x7f-\x9f]/.test(value) ? value : toJson(value);
 }

@@ -17,6 +17,7 @@ import { backup, compact, sync } from './maintain.js';
 import { printable, writeError } from './output.js';
 import { put } from './put.js';
 import { stat } from './stat.js';
+import { watch } from './watch.js';
 
 const commands: readonly Command[] = [
   get,
@@ -33,6 +34,7 @@ const commands: readonly Command[] = [
   sync,
   compact,
   backup,
+  watch,
   clear,
 ];
 

@@ -139,6 +139,16 @@ const elsewhere = [
   'sweep.locked',
   'sweep.swept',
   'sweep.lowered',
+  // watch.test.ts
+  'event.ticket',
+  'event.claimed',
+  'event.filled',
+  'event.rest',
+  'event.done',
+  'event.waking',
+  'event.cleared',
+  'watch.named',
+  'watch.unnamed',
   // compute.test.ts
   'compute.claimed',
   'compute.confirmed',
