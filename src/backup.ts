@@ -10,12 +10,13 @@
  *   5. recover the copy in a worker thread, which closes it clean, and let it take the destination's name.
  */
 import { statSync } from 'node:fs';
-import { constants, copyFile, mkdtemp, rename, rm } from 'node:fs/promises';
+import { constants, copyFile, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { checkpoint, currentEpoch, durableEpoch } from './checkpoint.js';
 import { controlPath } from './control.js';
 import { fromSystemError, StoreError, type StoreErrorCode } from './errors.js';
+import { failpoint } from './failpoints.js';
 import { readHeader, writeHeader } from './header.js';
 import { O_PINNED_EPOCH_WORD, OWNER_SLOT_MASK, OWNER_WORDS, OWNERS_WORD } from './layout.js';
 import { native, OpenFlag } from './native.js';
@@ -50,22 +51,58 @@ function withResolvers(): { promise: Promise<void>; resolve: () => void } {
 }
 
 async function copyTo(session: Session, target: string, enter: () => void): Promise<void> {
-  const folder = await mkdtemp(join(dirname(target), `.${basename(target)}-`)).catch((error: unknown) => {
+  await removeLeftovers(target);
+  const folder = await mkdtemp(leftoverPrefix(target)).catch((error: unknown) => {
     throw fromSystemError(error, target, 'making a folder for the copy');
   });
+  let lock = -1;
   try {
+    lock = native.openFile(join(folder, LOCK_NAME), OpenFlag.write | OpenFlag.create, 0o600);
+    native.tryLock(lock, 0, 1, true);
+    if (failpoint !== null) failpoint('backup.begun');
     const copy = join(folder, 'copy');
     await copyCheckpoint(session, copy, enter);
+    if (failpoint !== null) failpoint('backup.copied');
     await recoverCopy(copy);
+    if (failpoint !== null) failpoint('backup.recovered');
     await rm(controlPath(copy), { force: true });
     // Those of a store that had the name before.
     await rm(`${target}.redo`, { force: true });
     await rename(copy, target);
+    if (failpoint !== null) failpoint('backup.named');
     native.syncDirectory(target);
   } catch (error) {
     throw fromSystemError(error, target, 'writing the backup');
   } finally {
     await rm(folder, { recursive: true, force: true });
+    if (lock >= 0) native.closeFile(lock);
+  }
+}
+
+/** In the folder of a copy that is being made: locked for as long as its maker lives. */
+const LOCK_NAME = 'lock';
+
+function leftoverPrefix(target: string): string {
+  return join(dirname(target), `.${basename(target)}-`);
+}
+
+/** Removes the folders of copies for the same destination whose makers died. What cannot be removed is no reason to fail. */
+async function removeLeftovers(target: string): Promise<void> {
+  const prefix = basename(leftoverPrefix(target));
+  const names = await readdir(dirname(target)).catch((): string[] => []);
+  for (const name of names) {
+    if (!name.startsWith(prefix) || name.length !== prefix.length + 6) continue;
+    const folder = join(dirname(target), name);
+    let lock = -1;
+    try {
+      // (One that has no lock yet is somebody's who has just begun.)
+      lock = native.openFile(join(folder, LOCK_NAME), OpenFlag.write, 0);
+      if (native.tryLock(lock, 0, 1, true)) await rm(folder, { recursive: true, force: true });
+    } catch {
+      // Not ours, or gone by now.
+    } finally {
+      if (lock >= 0) native.closeFile(lock);
+    }
   }
 }
 
@@ -82,8 +119,10 @@ async function copyCheckpoint(session: Session, copy: string, enter: () => void)
   Atomics.store(fixed, pin, currentEpoch(session));
   let durable: number;
   try {
+    if (failpoint !== null) failpoint('backup.pinned');
     await checkpoint(session);
     durable = durableEpoch(session);
+    if (failpoint !== null) failpoint('backup.durable');
     await copyFile(`/proc/self/fd/${fd}`, copy, constants.COPYFILE_FICLONE);
     enter();
   } finally {

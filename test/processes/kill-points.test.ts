@@ -159,6 +159,13 @@ const elsewhere = [
   'recovery.directory',
   'recovery.root',
   'open.synced',
+  // kill-backup.test.ts
+  'backup.begun',
+  'backup.pinned',
+  'backup.durable',
+  'backup.copied',
+  'backup.recovered',
+  'backup.named',
   // kill-redo.test.ts
   'redo.zeroed',
   'redo.made',
