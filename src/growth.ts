@@ -65,6 +65,8 @@ export function makeRoom(session: Session, need: number): void {
     try {
       if (fillHoles(session, missing)) return;
       missing = need - availableExtents(session);
+      // Others have freed some meanwhile.
+      if (missing <= 0) return;
       const count = Atomics.load(r, R_EXTENT_COUNT_WORD);
       const step = Math.max(missing, Math.min(GROWTH_MAX, Math.max(GROWTH_MIN, count >>> GROWTH_SHIFT)));
       const most = session.maxSize === 0 ? MAX_EXTENTS : Math.min(MAX_EXTENTS, Math.floor(session.maxSize / EXTENT_SIZE));
