@@ -23,7 +23,7 @@ function nextKey(i) {
 }
 
 /** 100 to 5,000 bytes, and now and then a large one: 2 KB on average. The size, too, is the key's. */
-function valueOf(k) {
+function contentOf(k) {
   const text = `${k} ${hashText(`key ${k}`)} `;
   const size = k % 5000 === 4999 ? 100_000 : 100 + ((k * 7919) % 3700);
   return text.repeat(Math.ceil(size / text.length)).slice(0, size);
@@ -38,8 +38,8 @@ let done = 0;
 for (let i = 0; i < requests && (seconds === undefined || performance.now() - began < seconds * 1000); i++) {
   const k = nextKey(i);
   const value = store.get(`key ${k}`);
-  if (value === undefined) store.set(`key ${k}`, valueOf(k));
-  else if (value !== valueOf(k)) throw new Error(`key ${k} has ${value.slice(0, 50)}`);
+  if (value === undefined) store.set(`key ${k}`, contentOf(k));
+  else if (value !== contentOf(k)) throw new Error(`key ${k} has ${value.slice(0, 50)}`);
   done++;
   if (i >= warm) {
     gets++;
