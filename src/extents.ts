@@ -236,7 +236,8 @@ export function reclaimQuarantine(session: Session, onlyOldest = false): void {
   const oldest = Atomics.load(root(session), R_QUARANTINE_HEAD_WORD);
   if (oldest === 0) return;
   const retired = extentWords(session.memory, oldest)[extentBase(oldest) + X_RETIRED_EPOCH_WORD]!;
-  session.makeDurable?.(onlyOldest ? retired : undefined);
+  // Who promises nothing after a power loss waits for no disk, and for nobody to leave a segment.
+  if (session.options.durability !== 'none') session.makeDurable?.(onlyOldest ? retired : undefined);
   withAllocator(session, (r) => releaseReusable(session, r));
 }
 
