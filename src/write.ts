@@ -100,12 +100,15 @@ function storeValue(
 
 /** Writes a large value into extents of its own, for which space is made if need be. Called without a lock. */
 export function writeExtents(session: Session, hash: number, keySize: number, value: Omit<Payload, 'words'>): LargeValue {
-  try {
-    return writeLarge(session, hash, keySize, value.type, value.bytes, value.size);
-  } catch (error) {
-    const wanted = Math.ceil(value.size / EXTENT_PAYLOAD_SIZE) + 4 + heldBackExtents(session);
-    if (!isNoRoom(error) || !(session.evicts ? evictFor(session, wanted) : reclaim(session, wanted))) throw error;
-    return writeLarge(session, hash, keySize, value.type, value.bytes, value.size);
+  const wanted = Math.ceil(value.size / EXTENT_PAYLOAD_SIZE) + 4 + heldBackExtents(session);
+  for (let round = 0; ; round++) {
+    try {
+      return writeLarge(session, hash, keySize, value.type, value.bytes, value.size);
+    } catch (error) {
+      // What was made free others may take first: a store that evicts makes room again.
+      const mayTry = isNoRoom(error) && round < (session.evicts ? ROUNDS : 1);
+      if (!mayTry || !(session.evicts ? evictFor(session, wanted) : reclaim(session, wanted))) throw error;
+    }
   }
 }
 

@@ -3,6 +3,7 @@ import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, type Store, type StoreOptions } from '../dist/index.js';
+import { Caller } from './support/caller.js';
 import { freshFolder, startPeer } from './support/processes.js';
 import { replayable } from './support/random.js';
 
@@ -70,6 +71,13 @@ test('large values count, and are dropped as well', async () => {
   expect(store.stats().evictions).toBeGreaterThan(100);
   // With durability 'none' space is reused at once: nobody waits for a disk.
   expect(store.stats().checkpoints).toBe(0);
+});
+
+test('3 processes that set large values at once do not take the room from each other that they make', { timeout: 60_000 }, async () => {
+  const { path, store } = newCache({ maxSize: '8mb' });
+  const callers = await Promise.all([1, 2, 3].map(() => Caller.start(path, { options: { durability: 'none' } })));
+  await Promise.all(callers.map((caller, n) => caller.value('fill', `${n} `, 60, 1_500_000, 'large')));
+  expect((await store.check()).problems).toEqual([]);
 });
 
 test('expired entries go first', () => {
