@@ -4,17 +4,27 @@
  * A write evicts from the segment that it writes to; a large value from one segment after the other.
  */
 import { availableExtents, reclaimQuarantine } from './extents.js';
+import { native } from './native.js';
 import { replaceSegment } from './rebuild.js';
 import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
 
 /** Shares of what a segment holds that an eviction drops: more only if there is no room for what is left. */
-const SHARES = [1 / 8, 1 / 2, 15 / 16];
+const SHARES = [1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 2, 15 / 16];
+/** ms until the next try: others may be about to give back what they rebuild. */
+const PAUSE = 0.3;
 
-/** Rebuilds the segment for `hash` without a part of what it holds. Called without a lock. */
-export function evictFrom(session: Session, hash: number): void {
+/**
+ * Rebuilds the segment for `hash` without a part of what it holds; not if it is no longer the one with this head, since
+ * then somebody else has just done so. Called without a lock.
+ */
+export function evictFrom(session: Session, hash: number, head = 0): void {
   for (const share of SHARES) {
     const view = lockSegment(session, hash);
+    if (head !== 0 && view.head !== head) {
+      unlockSegment(session, view);
+      return;
+    }
     let need: number;
     try {
       session.evictedShare = share;
@@ -27,6 +37,7 @@ export function evictFrom(session: Session, hash: number): void {
     if (need === 0) return;
     // No room for the copy: what was given up may wait for a checkpoint.
     reclaimQuarantine(session);
+    native.sleep(PAUSE);
   }
 }
 

@@ -345,7 +345,7 @@ function makeRoomIn(session: Session, view: View, hash: number, keySize: number,
   } catch (error) {
     if (!isNoRoom(error)) throw error;
     if (session.evicts) {
-      evictFrom(session, hash);
+      evictFrom(session, hash, view.head);
       return false;
     }
     if (reclaim(session, need + keep)) return false;
