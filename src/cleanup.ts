@@ -5,7 +5,7 @@
  */
 import { endClaimsOf } from './claims.js';
 import { directoryDepth, locate } from './directory.js';
-import { cleanEvents, isWatched } from './events.js';
+import { cleanEvents, isWatched, noteUntold } from './events.js';
 import { attachExtent, repairAllocator, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
 import {
@@ -146,7 +146,10 @@ export function withSegment(session: Session, head: number, work: () => void): v
     done = true;
   } finally {
     if (done) release(locks, lock);
-    else releaseDirty(locks, lock);
+    else {
+      noteUntold(session);
+      releaseDirty(locks, lock);
+    }
   }
 }
 
@@ -204,7 +207,10 @@ function cleanOwner(session: Session, owner: number): void {
       done = true;
     } finally {
       if (done) release(locks, lock);
-      else releaseDirty(locks, lock);
+      else {
+        noteUntold(session);
+        releaseDirty(locks, lock);
+      }
     }
     if (failpoint !== null) failpoint('cleanup.seized');
   }

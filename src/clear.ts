@@ -2,6 +2,7 @@
 import { forEachSegment } from './directory.js';
 import { beginClear, endClear } from './events.js';
 import { heldBackExtents } from './extents.js';
+import { failpoint } from './failpoints.js';
 import { makeRoom } from './growth.js';
 import { S_COUNT_WORD, S_LOG_COUNT_WORD, S_LOG_START_WORD, S_PREFIX_WORD, S_TAIL_WORD } from './layout.js';
 import { extentBase, extentWords } from './memory.js';
@@ -38,6 +39,7 @@ function clearSegment(session: Session, hash: number): void {
       throw error;
     }
     unlockSegment(session, view);
+    if (failpoint !== null) failpoint('clear.segment');
     if (need === 0) return;
     makeRoom(session, need + Math.min(1, heldBackExtents(session)));
   }

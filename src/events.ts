@@ -128,6 +128,13 @@ export function appendMissed(session: Session): void {
   appendEvent(session, EVENT_MISSED, session.memory.fixed, 0, 0);
 }
 
+/** A lock is about to be let go of dirty. Its next holder may be long in coming: settle() tells those who watch. */
+export function noteUntold(session: Session): void {
+  if (!isWatched(session)) return;
+  session.isUntold = true;
+  session.interrupted = true;
+}
+
 function claim(fixed: Int32Array, ticket: number, slot: number): boolean {
   const word = slotWord(ticket) + V_STATE_WORD;
   const lap = lapState(ticket);
@@ -218,8 +225,13 @@ export function cleanEvents(session: Session, slot: number): void {
     if (isWatched(session)) appendMissed(session);
     Atomics.store(fixed, clearing, 0);
   }
-  if (isOwn) session.isAppending = false;
-  else unregisterWatcher(session, slot);
+  if (isOwn) {
+    if (session.isUntold && isWatched(session)) appendMissed(session);
+    session.isUntold = false;
+    session.isAppending = false;
+  } else {
+    unregisterWatcher(session, slot);
+  }
   if (session.hasEvents) wakeWatchers(session);
 }
 

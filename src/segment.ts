@@ -1,4 +1,5 @@
 /** The lock of one segment: taken for a hash, repaired where its last holder died or failed, let go. */
+import { noteUntold } from './events.js';
 import { acquire, markClean, release, releaseDirty } from './lock.js';
 import { corrupt } from './memory.js';
 import { repairSegment } from './repair.js';
@@ -31,6 +32,7 @@ export function repairLocked(session: Session, view: View): void {
   try {
     repairSegment(session, view.head);
   } catch (error) {
+    noteUntold(session);
     releaseDirty(view.locks, view.lock);
     throw error;
   }
@@ -44,6 +46,7 @@ export function unlockSegment(session: Session, view: View): void {
 
 /** The segment's state cannot be vouched for: the next holder repairs it. */
 export function unlockDirty(session: Session, view: View): void {
+  noteUntold(session);
   releaseDirty(view.locks, view.lock);
   session.held = 0;
 }

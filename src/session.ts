@@ -63,6 +63,8 @@ export class Session {
   hasEvents = false;
   /** An event is being appended: found set between calls, slots of the ring may be claimed for good. */
   isAppending = false;
+  /** A lock was let go of dirty while somebody watched: what was changed under it may have been told to nobody. */
+  isUntold = false;
   /** Newest epoch in which this open wrote. */
   writeEpoch = 0;
   /** Counts the turns of this open at the checkpoint's lock: an asynchronous one finds out that its turn was taken over. */

@@ -147,6 +147,7 @@ const elsewhere = [
   'event.done',
   'event.waking',
   'event.cleared',
+  'clear.segment',
   'watch.named',
   'watch.unnamed',
   // compute.test.ts

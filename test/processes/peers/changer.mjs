@@ -33,7 +33,7 @@ async function run({ slot, seed, count, burst, log }) {
         lines.push(`s ${one}`);
       }
       batch.commit();
-    } else if (kind < 90) set(`${slot}/unique ${n}`, 50);
+    } else if (kind < 90) set(`${slot}/unique ${n}`, 700);
     else store.increment('shared');
     if (burst && n % burst === burst - 1) {
       say('burst');
