@@ -16,7 +16,7 @@
  */
 
 import { closedError } from './arguments.js';
-import { cleanDead, withSegment } from './cleanup.js';
+import { drain, drainNow, isOfThisThread, SLICE } from './drain.js';
 import { errnoName, fromSystemError, storeError, systemCode } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { encodeHeader, readHeader, writeHeader } from './header.js';
@@ -27,21 +27,16 @@ import {
   HEADER_SIZE,
   LOCK_CHECKPOINT_WORD,
   LOCK_SYNCING_BIT,
-  LOCK_WAITERS_BIT,
   OWNER_MASK,
   R_EPOCH_WORD,
   R_EXTENT_COUNT_WORD,
-  R_FRESH_WORD,
 } from './layout.js';
 import { sessionsOfThread } from './lock.js';
-import { lockIndex, lockWords } from './memory.js';
 import { native } from './native.js';
 import { isAlive, ownerPid } from './owners.js';
 import { resetRedoHalf } from './redo.js';
 import type { Session } from './session.js';
 
-/** ms between two looks at whether a holder lives. */
-const SLICE = 20;
 /** ms that a checkpoint which nobody asked for may hold up its writer while others leave their segments. */
 const KICK_PATIENCE = 20;
 /** ms until the next try after one that was given up. */
@@ -100,13 +95,6 @@ export function needsCheckpoint(session: Session): boolean {
 }
 
 // ---- The lock --------------------------------------------------------------------------------------------------------
-
-function isOfThisThread(session: Session, owner: number): boolean {
-  for (const other of sessionsOfThread) {
-    if (other.owner === owner && other.storeKey === session.storeKey && !other.closed) return true;
-  }
-  return false;
-}
 
 /** Does one of this thread's sessions wait for others to leave their segments? It goes on by itself, if the event loop does. */
 function isDraining(session: Session, owner: number): boolean {
@@ -170,74 +158,6 @@ function beginEpoch(session: Session): number {
   Atomics.store(root, R_EPOCH_WORD, epoch + 1);
   if (failpoint !== null) failpoint('checkpoint.begun');
   return epoch;
-}
-
-/** Segments whose lock is taken, or was let go of in the middle of a change. */
-function unsettledSegments(session: Session): { extent: number; word: number }[] {
-  const { memory } = session;
-  const found: { extent: number; word: number }[] = [];
-  const end = Atomics.load(memory.words[0]!, R_FRESH_WORD);
-  for (let extent = 1; extent < end; extent++) {
-    const words = lockWords(memory, extent);
-    const index = lockIndex(extent);
-    const word = Atomics.load(words, index);
-    if (word !== 0 || words[index + 1] !== 0) found.push({ extent, word });
-  }
-  return found;
-}
-
-/**
- * Step 3. A lock that is taken now may have been taken in the old epoch: it is waited for, or (its holder being dead or
- * interrupted) taken over with what it guards put in order. What the dead had in reserve is resolved as well: a segment
- * that they were building must not look like one.
- */
-function drainNow(session: Session, patience: number): void {
-  if (failpoint?.('drain.off') === true) return;
-  const deadline = performance.now() + patience;
-  cleanDead(session);
-  for (const { extent, word } of unsettledSegments(session)) {
-    waitForSegment(session, extent, word, deadline);
-  }
-  if (session.sawDead) cleanDead(session);
-}
-
-/** Is the section over that held the word? Marks it, so that the same holder's next section looks different. */
-function isOver(words: Int32Array, index: number, word: number): boolean {
-  const marked = word | LOCK_WAITERS_BIT;
-  const found = Atomics.load(words, index);
-  if (found === marked) return false;
-  return found !== word || Atomics.compareExchange(words, index, word, marked) !== word;
-}
-
-function waitForSegment(session: Session, extent: number, word: number, deadline: number): void {
-  const words = lockWords(session.memory, extent);
-  const index = lockIndex(extent);
-  while (word !== 0 && !isOver(words, index, word)) {
-    if (isStale(session, word) || performance.now() > deadline) break;
-    native.futexWait(words.buffer as ArrayBuffer, index * 4, word | LOCK_WAITERS_BIT, SLICE);
-  }
-  if (word !== 0 && !isStale(session, word)) {
-    if (isOver(words, index, word)) {
-      // The wake that came here may have been meant for one who waits for the lock.
-      native.futexWake(words.buffer as ArrayBuffer, index * 4, 1);
-      // Its holder failed in the middle of a write, whose record is not to be in the checkpoint.
-      if (words[index + 1] !== 0) withSegment(session, extent, () => {});
-      return;
-    }
-    throw storeError(
-      'ERR_STORE_LOCK_TIMEOUT',
-      session.path,
-      'a checkpoint waits for a writer that lives but does not go on',
-      { lock: 'segment', pid: ownerPid(session, word & OWNER_MASK) },
-      'see what that process does (is it stopped?); the store can be read and written meanwhile',
-    );
-  }
-  withSegment(session, extent, () => {});
-}
-
-function isStale(session: Session, word: number): boolean {
-  const holder = word & OWNER_MASK;
-  return isOfThisThread(session, holder) || !isAlive(session, holder);
 }
 
 /** The header copy of step 4. */
@@ -370,19 +290,10 @@ async function runCheckpoint(session: Session): Promise<void> {
   session.isDraining = true;
   try {
     const epoch = beginEpoch(session);
-    cleanDead(session);
-    const deadline = performance.now() + session.options.lockTimeout;
-    for (const { extent, word } of unsettledSegments(session)) {
-      const words = lockWords(session.memory, extent);
-      const index = lockIndex(extent);
-      while (word !== 0 && !isOver(words, index, word) && !isStale(session, word) && performance.now() < deadline) {
-        await native.futexWaitAsync(words.buffer as ArrayBuffer, index * 4, word | LOCK_WAITERS_BIT, SLICE);
-        if (!isOurs()) return;
-      }
-      // What is left takes no time: nobody who lives is waited for.
-      waitForSegment(session, extent, word, 0);
+    for (const { buffer, offset, expected } of drain(session, session.options.lockTimeout)) {
+      await native.futexWaitAsync(buffer, offset, expected, SLICE);
+      if (!isOurs()) return;
     }
-    if (session.sawDead) cleanDead(session);
     session.isDraining = false;
     await startSync(session, epoch);
   } finally {
