@@ -45,6 +45,8 @@ export const NEVER_EXPIRES = Number.POSITIVE_INFINITY;
 
 /** Rounds of making room before giving up: in each of them another writer took the room first. */
 const ROUNDS = 10_000;
+/** Of these, in a store that evicts: those in which the segment that is written to makes the room. */
+const OWN_ROUNDS = 4;
 
 /** A call that ended with one of our errors has put everything in order; any other one may have been cut off anywhere. */
 function leave(session: Session, error: unknown): void {
@@ -146,7 +148,7 @@ function write(
       if (failed(session, view)) return true;
       throw error;
     }
-    makeRoomIn(session, view, hash, keySize, units, false);
+    makeRoomIn(session, view, hash, keySize, units, round);
   }
   throw noProgress(session);
 }
@@ -187,7 +189,7 @@ function removeKey(session: Session, hash: number, keySize: number, version: num
       if (failed(session, view)) return true;
       throw error;
     }
-    if (makeRoomIn(session, view, hash, keySize, DELETION_UNITS, true)) return finished(session, isPresent);
+    if (makeRoomIn(session, view, hash, keySize, DELETION_UNITS, round, true)) return finished(session, isPresent);
   }
   throw noProgress(session);
 }
@@ -247,7 +249,7 @@ function addToKey(session: Session, hash: number, keySize: number, by: number, e
       if (failed(session, view)) return sum;
       throw error;
     }
-    makeRoomIn(session, view, hash, keySize, units, false);
+    makeRoomIn(session, view, hash, keySize, units, round);
   }
   throw noProgress(session);
 }
@@ -297,7 +299,7 @@ function setExpiryOf(session: Session, hash: number, keySize: number, expiresAt:
       if (failed(session, view)) return true;
       throw error;
     }
-    makeRoomIn(session, view, hash, keySize, units, false);
+    makeRoomIn(session, view, hash, keySize, units, round);
   }
   throw noProgress(session);
 }
@@ -329,7 +331,7 @@ export function finished(session: Session, result: boolean): boolean {
  * Takes the lock's place from write(): makes room in the segment or in the file, and lets go of the lock. True: there is
  * none, and the key was removed in the only way that is left.
  */
-function makeRoomIn(session: Session, view: View, hash: number, keySize: number, units: number, isDelete: boolean): boolean {
+function makeRoomIn(session: Session, view: View, hash: number, keySize: number, units: number, round: number, isDelete = false): boolean {
   const keep = heldBackExtents(session);
   let need: number;
   try {
@@ -344,11 +346,12 @@ function makeRoomIn(session: Session, view: View, hash: number, keySize: number,
     makeRoomFor(session, need, keep);
   } catch (error) {
     if (!isNoRoom(error)) throw error;
-    if (session.evicts) {
+    if (session.evicts && round < OWN_ROUNDS) {
       evictFrom(session, hash, view.head);
       return false;
     }
-    if (reclaim(session, need + keep)) return false;
+    // The segment has nothing to give that would help: others, or their large values, have the space.
+    if (session.evicts ? evictFor(session, need + keep) : reclaim(session, need + keep)) return false;
     if (isDelete && removeByRebuilding(session, hash, keySize)) return true;
     throw error;
   }

@@ -52,7 +52,8 @@ test('what is read stays, what is not goes', () => {
   expect(hits / 200_000).toBeGreaterThan(0.95);
 });
 
-test('large values count, and are dropped as well', async () => {
+// Three times: in about every second cache a small value comes to a part of the table whose entries are all dropped already.
+test.for([1, 2, 3])('large values count, and are dropped as well (%i)', async () => {
   const { path, store } = newCache({ maxSize: '16mb' });
   const dice = replayable('large values in a cache');
   for (let i = 0; i < 600; i++) {

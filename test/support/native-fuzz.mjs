@@ -18,6 +18,7 @@ function random(limit) {
 const pick = (list) => list[random(list.length)];
 
 const files = [];
+const sleepers = [];
 const mappings = []; // { mapping, writable, size }; some of them unmapped
 const others = [
   new ArrayBuffer(64),
@@ -96,6 +97,7 @@ const path = () =>
       ]);
 const buffer = () => (random(6) === 0 ? pick(others) : (pick(mappings)?.mapping[random(6) === 0 ? 'faults' : 'buffer'] ?? others[0]));
 const mapping = () => pick(mappings)?.mapping;
+const sleeper = () => pick(sleepers) ?? random(5);
 function view() {
   const memory = buffer();
   const Type = random(8) === 0 ? pick([Int8Array, Uint8ClampedArray, DataView, Float64Array]) : Uint8Array;
@@ -139,6 +141,10 @@ const functions = {
   tryLock: [fd, number, number, flag],
   unlock: [fd, number, number],
   isLocked: [fd, number, number, flag],
+  startSleeper: [buffer, small, () => () => {}],
+  armSleeper: [sleeper, () => random(2)],
+  holdSleeper: [sleeper, flag],
+  stopSleeper: [sleeper],
   sleep: [time],
   bootId: [],
   fence: [],
@@ -172,6 +178,8 @@ function call(name) {
   }
   succeeded[name]++;
   if (name === 'openFile') files.push(result);
+  if (name === 'startSleeper') sleepers.push(result);
+  if (name === 'stopSleeper') sleepers.splice(sleepers.indexOf(args[0]), 1);
   if (name === 'closeFile') files.splice(files.indexOf(args[0]), random(3) === 0 ? 0 : 1);
   if (name === 'map') mappings.push({ mapping: result, writable: args[3], size: args[2] });
   if (result instanceof Promise) {
@@ -215,6 +223,7 @@ for (let count = 0; count < calls; count++) {
       }
     }
   }
+  if (sleepers.length > 10) native.stopSleeper(sleepers.shift());
   if (mappings.length > 40) native.unmap(mappings.splice(random(mappings.length), 1)[0].mapping);
   if (pending.size > 100) await Promise.allSettled(pending);
   if (count % 500 === 0) await turn();
