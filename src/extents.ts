@@ -291,7 +291,8 @@ export function repairAllocator(session: Session): void {
   const nextOf = (extent: number) => extentWords(memory, extent)[extentBase(extent) + X_NEXT_WORD]!;
 
   // A taker that did not come to unlink what it took.
-  while (r[R_FREE_HEAD_WORD] !== 0 && (stateOf(r[R_FREE_HEAD_WORD]!) & KIND_MASK) !== KIND_FREE) {
+  for (let steps = 0; r[R_FREE_HEAD_WORD] !== 0 && (stateOf(r[R_FREE_HEAD_WORD]!) & KIND_MASK) !== KIND_FREE; steps++) {
+    if (steps > count) throw corrupt(session.path, 'the free list goes round in circles', { extent: r[R_FREE_HEAD_WORD]! });
     r[R_FREE_HEAD_WORD] = nextOf(r[R_FREE_HEAD_WORD]!);
   }
   while (r[R_FRESH_WORD]! < count && stateOf(r[R_FRESH_WORD]!) !== 0) r[R_FRESH_WORD]!++;

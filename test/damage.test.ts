@@ -10,7 +10,8 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { serialize } from 'node:v8';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { open } from '../dist/index.js';
+import { open, type StoreError } from '../dist/index.js';
+import { EXTENT_WORDS, KIND_FREE, KIND_HEAD, KIND_MASK, R_FREE_HEAD_WORD, X_NEXT_WORD, X_STATE_WORD } from '../dist/layout.js';
 import { systematicCount } from './support/damage-cases.mjs';
 import { type Random, replayable } from './support/random.js';
 
@@ -160,3 +161,34 @@ test(
   },
   cases > 2000 ? 6 * 3_600_000 : 300_000,
 );
+
+test('a free list that goes round in circles among extents in use is an error, not a hang', () => {
+  const path = join(folder, 'circle');
+  let store = open(path, { segmentSize: 65_536 });
+  for (let i = 0; i < 40; i++) store.set('large', Buffer.alloc(200_000 + i));
+  store.syncNow();
+  for (let i = 0; i < 40; i++) store.set('large', Buffer.alloc(200_000 + i));
+  store.close();
+  const bytes = readFileSync(path);
+  const words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.length >>> 2);
+  const next = (extent: number) => extent * EXTENT_WORDS + X_NEXT_WORD;
+  const kind = (extent: number) => words[extent * EXTENT_WORDS + X_STATE_WORD]! & KIND_MASK;
+  const free = words[R_FREE_HEAD_WORD]!;
+  expect(kind(free)).toBe(KIND_FREE);
+  const used = [...Array(30).keys()].filter((extent) => extent > 0 && kind(extent) === KIND_HEAD);
+  words[next(free)] = used[0]!;
+  words[next(used[0]!)] = used[1]!;
+  words[next(used[1]!)] = used[0]!;
+  writeFileSync(path, bytes);
+  store = open(path, { segmentSize: 65_536 });
+  const codes = new Set<string>();
+  for (let i = 0; i < 20; i++) {
+    try {
+      store.set(`large ${i}`, Buffer.alloc(100_000));
+    } catch (error) {
+      codes.add((error as StoreError).code);
+    }
+  }
+  expect([...codes]).toEqual(['ERR_STORE_CORRUPT']);
+  store.close();
+});
