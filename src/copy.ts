@@ -30,12 +30,31 @@ import { keptUntil, payloadIndex, placeMix, recordWordsAt, unitsOf } from './rec
 import type { Session } from './session.js';
 import { makeView, type View } from './view.js';
 
-/** Tag, place and size (words) of each record in the list. */
-let tags = new Int32Array(16_384);
-let refs = new Int32Array(16_384);
-let sizes = new Int32Array(16_384);
-/** In a store that evicts: was it used? */
-let used = new Uint8Array(16_384);
+/** Tag, place and size (words) of each record; in a store that evicts: was it used? And memory to sort in. */
+interface List {
+  readonly room: number;
+  readonly tags: Int32Array;
+  readonly refs: Int32Array;
+  readonly sizes: Int32Array;
+  readonly used: Uint8Array;
+  readonly otherTags: Int32Array;
+  readonly otherRefs: Int32Array;
+}
+
+function makeList(room: number): List {
+  return {
+    room,
+    tags: new Int32Array(room),
+    refs: new Int32Array(room),
+    sizes: new Int32Array(room),
+    used: new Uint8Array(room),
+    otherTags: new Int32Array(room),
+    otherRefs: new Int32Array(room),
+  };
+}
+
+/** One variable: a call may be cut off (by a vm timeout) between any two assignments, and the next one uses what is there. */
+let list = makeList(16_384);
 let listed = 0;
 /** Records that are not in the list, or were taken off it: because they have expired, or to make room. */
 let expired = 0;
@@ -88,9 +107,9 @@ export function listRecords(session: Session, head: number, now: number, without
   const handPlace = words[base + S_HAND_WORD]!;
   hand = 0;
   let kept = 0;
-  const [toTags, toRefs, toSizes] = [tags, refs, sizes];
+  const { tags, refs, sizes, used } = list;
   for (let n = 0, length = listed; n < length; n++) {
-    const ref = toRefs[n]!;
+    const ref = refs[n]!;
     const ordinal = ref >>> EXTENT_UNIT_SHIFT;
     const record = log.words[ordinal];
     if (record === undefined) throw corrupt(session.path, 'a slot refers to a place behind the log', { extent: head, place: ref });
@@ -108,9 +127,9 @@ export function listRecords(session: Session, head: number, now: number, without
       used[kept] = wasTouched(memory, words[base + LOG_LIST_WORD + ordinal]!, ref) ? 1 : 0;
       if (ref < handPlace) hand = kept + 1;
     }
-    toTags[kept] = toTags[n]!;
-    toRefs[kept] = ref;
-    toSizes[kept] = size;
+    tags[kept] = tags[n]!;
+    refs[kept] = ref;
+    sizes[kept] = size;
     kept++;
   }
   listed = kept;
@@ -126,13 +145,13 @@ function listSlots(session: Session, head: number, without: number): void {
     const start = view.pieceStarts[piece]!;
     const end = start + (2 << view.pieceShift);
     const room = count + ((end - start) >>> 1);
-    if (room > tags.length) growList(room);
-    const [toTags, toRefs] = [tags, refs];
+    if (room > list.room) growList(room, count);
+    const { tags, refs } = list;
     for (let i = start + (view.skip << 1); i < end; i += 2) {
       const ref = slots[i + 1]!;
       if (ref === SLOT_EMPTY || ref === SLOT_TOMBSTONE || ref === without) continue;
-      toTags[count] = slots[i]!;
-      toRefs[count] = ref;
+      tags[count] = slots[i]!;
+      refs[count] = ref;
       count++;
     }
   }
@@ -141,18 +160,21 @@ function listSlots(session: Session, head: number, without: number): void {
 
 const DIGIT_BITS = 11;
 const counts = new Int32Array(2 ** DIGIT_BITS);
-let otherTags = new Int32Array(tags.length);
-let otherRefs = new Int32Array(refs.length);
 
 /** Sorts the list by place: by its digits, from the last one on. */
 function sortListed(): void {
+  const { tags, refs, otherTags, otherRefs } = list;
   let most = 0;
   for (let n = 0; n < listed; n++) most |= refs[n]!;
+  let isThere = true;
   for (let shift = 0; shift < 32 && most >>> shift !== 0; shift += DIGIT_BITS) {
-    sortByDigit(refs, tags, otherRefs, otherTags, listed, shift);
-    [refs, otherRefs] = [otherRefs, refs];
-    [tags, otherTags] = [otherTags, tags];
+    if (isThere) sortByDigit(refs, tags, otherRefs, otherTags, listed, shift);
+    else sortByDigit(otherRefs, otherTags, refs, tags, listed, shift);
+    isThere = !isThere;
   }
+  if (isThere) return;
+  refs.set(otherRefs.subarray(0, listed));
+  tags.set(otherTags.subarray(0, listed));
 }
 
 function sortByDigit(from: Int32Array, with_: Int32Array, to: Int32Array, toWith: Int32Array, length: number, shift: number): void {
@@ -191,6 +213,7 @@ export function leftOut(): { units: number; valueExtents: number } {
 /** Visits the listed records: words of the log, index, units. Caller holds the lock. */
 export function forEachListed(session: Session, head: number, visit: (words: Int32Array, record: number, units: number) => void): void {
   const log = logOf(session, extentWords(session.memory, head), extentBase(head));
+  const { refs, sizes } = list;
   for (let n = 0; n < listed; n++) {
     const ordinal = refs[n]! >>> EXTENT_UNIT_SHIFT;
     visit(log.words[ordinal]!, log.bases[ordinal]! + ((refs[n]! & EXTENT_UNIT_MASK) << 1), unitsOf(sizes[n]!));
@@ -206,6 +229,7 @@ export function forEachListed(session: Session, head: number, visit: (words: Int
  */
 export function evictListed(session: Session, head: number, goal: number, now: number): void {
   const log = logOf(session, extentWords(session.memory, head), extentBase(head));
+  const { tags, refs, sizes, used } = list;
   const GONE = -1;
   let freed = 0;
   const consider = (n: number, isExpiredOnly: boolean) => {
@@ -259,25 +283,18 @@ export function weighListed(session: Session, head: number): number {
   return weight;
 }
 
-function growList(room: number): void {
-  const grow = (list: Int32Array<ArrayBuffer>) => {
-    const grown = new Int32Array(room * 2);
-    grown.set(list);
-    return grown;
-  };
-  tags = grow(tags);
-  refs = grow(refs);
-  sizes = grow(sizes);
-  otherTags = new Int32Array(tags.length);
-  otherRefs = new Int32Array(refs.length);
-  const grown = new Uint8Array(room * 2);
-  grown.set(used);
-  used = grown;
+/** Makes room for so many, and keeps the tags and places of the first `count`. */
+function growList(room: number, count: number): void {
+  const grown = makeList(room * 2);
+  grown.tags.set(list.tags.subarray(0, count));
+  grown.refs.set(list.refs.subarray(0, count));
+  list = grown;
 }
 
 /** Records in the list, by bit `depth` of their hash; all count as 0 when `depth` is -1. */
 export function countListed(depth: number): [number, number] {
   if (depth < 0) return [listed, 0];
+  const { tags } = list;
   let ones = 0;
   for (let n = 0; n < listed; n++) ones += (tags[n]! >>> depth) & 1;
   return [listed - ones, ones];
@@ -294,6 +311,7 @@ export function placeFor(tail: number, units: number): number {
 
 /** Where the log of a child ends that begins at `start` and takes the listed records whose bit `depth` is `bit`. */
 export function measureListed(start: number, depth: number, bit: number): { tail: number; logExtents: number } {
+  const { tags, sizes } = list;
   let tail = start;
   for (let n = 0; n < listed; n++) {
     if (depth >= 0 && ((tags[n]! >>> depth) & 1) !== bit) continue;
@@ -325,12 +343,12 @@ export function copyListed(session: Session, head: number, child: number, start:
   let handPlace = 0;
   const { evicts, memory } = session;
   const logList = extentBase(child) + LOG_LIST_WORD;
-  const [fromTags, fromRefs, fromSizes] = [tags, refs, sizes];
+  const { tags, refs, sizes, used } = list;
   for (let n = 0, length = listed; n < length; n++) {
-    const tag = fromTags[n]!;
+    const tag = tags[n]!;
     if (depth >= 0 && ((tag >>> depth) & 1) !== bit) continue;
-    const ref = fromRefs[n]!;
-    const size = fromSizes[n]!;
+    const ref = refs[n]!;
+    const size = sizes[n]!;
     const from = log.words[ref >>> EXTENT_UNIT_SHIFT]!;
     const source = log.bases[ref >>> EXTENT_UNIT_SHIFT]!;
     const f = source + ((ref & EXTENT_UNIT_MASK) << 1);
