@@ -68,27 +68,35 @@ test(`worker threads terminated ${COUNT} times in the middle of writes block nob
   await leave(stage, 'after terminations');
 });
 
-test(`loops of writes cut off by ${COUNT} vm timeouts block nobody and lose nothing`, { timeout: 60_000 }, async () => {
-  const random = replayable('vm timeouts');
-  const stage = await arena();
-  const { folder, path, bystander, store } = stage;
-  const log = join(folder, 'log-vm');
-  const peer = startPeer('vm-timeouts', { path, slot: 1, seed: random.next(), log, count: COUNT });
-  for (let pause = 0; pause < COUNT / 20; pause++) {
-    expect(await peer.hear()).toBe('idle');
-    expect(await bystander.around(performance.now()), 'the others go on').toBeLessThan(GO_ON);
-    const sizeBefore = store.size;
-    expect(sizeBefore).toBeGreaterThan(0);
-    peer.say('go on');
-  }
-  expect(await peer.hear()).toBe('done');
-  expect(await peer.ended()).toMatchObject({ code: 0, errors: '' });
-  const model = new Model();
-  model.read(log);
-  expect(model.acknowledged).toBeGreaterThan(COUNT);
-  expect(model.verify(store, '1/').slice(0, 5)).toEqual([]);
-  await leave(stage, 'after vm timeouts');
-});
+test.for([
+  ['compiled', []],
+  // Between any two steps of the interpreter: compiled code is cut off at fewer places.
+  ['interpreted', ['--no-opt', '--no-sparkplug']],
+] as [string, string[]][])(
+  `loops of writes, %s, cut off by ${COUNT} vm timeouts block nobody and lose nothing`,
+  { timeout: 60_000 },
+  async ([, nodeOptions]) => {
+    const random = replayable('vm timeouts');
+    const stage = await arena();
+    const { folder, path, bystander, store } = stage;
+    const log = join(folder, 'log-vm');
+    const peer = startPeer('vm-timeouts', { path, slot: 1, seed: random.next(), log, count: COUNT }, { nodeOptions });
+    for (let pause = 0; pause < COUNT / 20; pause++) {
+      expect(await peer.hear()).toBe('idle');
+      expect(await bystander.around(performance.now()), 'the others go on').toBeLessThan(GO_ON);
+      const sizeBefore = store.size;
+      expect(sizeBefore).toBeGreaterThan(0);
+      peer.say('go on');
+    }
+    expect(await peer.hear()).toBe('done');
+    expect(await peer.ended()).toMatchObject({ code: 0, errors: '' });
+    const model = new Model();
+    model.read(log);
+    expect(model.acknowledged).toBeGreaterThan(COUNT);
+    expect(model.verify(store, '1/').slice(0, 5)).toEqual([]);
+    await leave(stage, 'after vm timeouts');
+  },
+);
 
 test('calls at every depth near the end of the stack leave the store usable at once, and nothing half done', {
   timeout: 60_000,
