@@ -183,7 +183,8 @@ test('8 processes that throw, hang and are killed never compute one key at a tim
 }, async () => {
   const path = freshPath();
   const random = replayable('compute');
-  const timeout = 250;
+  // Far above what a busy machine keeps a process from its turn: who takes longer is replaced, rightly.
+  const timeout = 2000;
   const start = () =>
     startPeer('computer', {
       path,
@@ -192,7 +193,7 @@ test('8 processes that throw, hang and are killed never compute one key at a tim
       keys: 6,
       timeout,
       patience: 15_000,
-      chances: { kill: 6, hang: 16, fail: 90 },
+      chances: { kill: 6, hang: 8, fail: 90 },
     });
   const peers = Array.from({ length: 8 }, start);
   const endings = peers.map((peer) => peer.ended(rounds * 5000 + 30_000));
