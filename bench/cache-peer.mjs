@@ -12,7 +12,7 @@ const keys = makeKeys(keyCount);
 const counters = Array.from({ length: 1000 }, (_, i) => `counter-${i}`);
 const trace = zipfTrace(keyCount, 0.99, 1 << 20, seed);
 
-/** The text protocol, pipelined. (No client on npm that runs on Node 20 does that over a unix socket.) */
+/** The text protocol, pipelined over the unix socket (the client that was tried takes the path for a host name). */
 async function connectMemcached() {
   const socket = connect(path);
   await new Promise((resolve, reject) => socket.once('connect', resolve).once('error', reject));

@@ -229,7 +229,7 @@ async function contendedAdds() {
 
 async function increment() {
   const limit = await contendedAdds();
-  console.log(`Atomics.add on one word by two threads: ${perSecond(limit)}; an increment changes about ten such lines in turn`);
+  console.log(`Atomics.add on one word by two threads: ${perSecond(limit)}`);
   for (const [does, target] of [
     ['increment of one key', 1],
     ['increment of 1,000 keys', 2],
