@@ -4,54 +4,81 @@
  * A write evicts from the segment that it writes to; a large value from one segment after the other.
  */
 import { availableExtents, reclaimQuarantine } from './extents.js';
+import { failpoint } from './failpoints.js';
 import { native } from './native.js';
 import { replaceSegment } from './rebuild.js';
 import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
 
 /** Shares of what a segment holds that an eviction drops: more only if there is no room for what is left. */
-const SHARES = [1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 2, 15 / 16];
-/** ms until the next try: others may be about to give back what they rebuild. */
-const PAUSE = 0.3;
+const SHARES = [1 / 8, 1 / 2, 15 / 16];
+/**
+ * ms that an eviction waits for room for its copy before it drops a larger share. What is held back is enough to rebuild one
+ * segment, so whoever comes second waits for the first, who may have lost its core in the middle of the work: for several
+ * time slices when there are more processes than cores. Longer than that takes only one that is stopped or dead.
+ */
+const PATIENCE = 200;
+/** Copies for which there was room until others took it. */
+const TRIES = 100;
+/** ms between two looks: the first, and the longest; each is twice the one before. */
+const FIRST_PAUSE = 0.3;
+const LONGEST_PAUSE = 5;
 
 /**
  * Rebuilds the segment for `hash` without a part of what it holds; not if it is no longer the one with this head, since
- * then somebody else has just done so. Called without a lock.
+ * then somebody else has just done so. False: not even for the smallest copy there was room. Called without a lock.
  */
-export function evictFrom(session: Session, hash: number, head = 0): void {
+export function evictFrom(session: Session, hash: number, head = 0): boolean {
   for (const share of SHARES) {
-    const view = lockSegment(session, hash);
-    if (head !== 0 && view.head !== head) {
+    const deadline = performance.now() + PATIENCE;
+    for (let tries = 0; tries < TRIES; tries++) {
+      const view = lockSegment(session, hash);
+      if (head !== 0 && view.head !== head) {
+        unlockSegment(session, view);
+        return true;
+      }
+      let need: number;
+      try {
+        session.evictedShare = share;
+        need = replaceSegment(session, view.head, 'evict', 0);
+      } catch (error) {
+        unlockDirty(session, view);
+        throw error;
+      }
       unlockSegment(session, view);
-      return;
+      if (need === 0) return true;
+      if (!waitForExtents(session, need, deadline)) break;
     }
-    let need: number;
-    try {
-      session.evictedShare = share;
-      need = replaceSegment(session, view.head, 'evict', 0);
-    } catch (error) {
-      unlockDirty(session, view);
-      throw error;
-    }
-    unlockSegment(session, view);
-    if (need === 0) return;
-    // No room for the copy: what was given up may wait for a checkpoint.
+  }
+  return false;
+}
+
+/** Until so many extents are available; false when they were not before the deadline. Called without a lock. */
+function waitForExtents(session: Session, need: number, deadline: number): boolean {
+  for (let pause = FIRST_PAUSE; ; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
+    if (failpoint !== null) failpoint('evict.waiting');
+    // What was given up may wait for a checkpoint.
     reclaimQuarantine(session);
-    native.sleep(PAUSE);
+    if (availableExtents(session) >= need) return true;
+    if (performance.now() >= deadline) return false;
+    native.sleep(pause);
   }
 }
 
 /** Evictions after which a large value is given up: it has dropped more than the store can hold. */
 const ROUNDS = 20_000;
+/** As many in a row without room for a copy, each after all its patience: nobody gives anything back. */
+const FAILURES = 16;
 
 /** Makes `wanted` extents available. False: the store is too small. Called without a lock. */
 export function evictFor(session: Session, wanted: number): boolean {
   if ((wanted + 8) * 65536 > session.maxSize) return false;
-  for (let round = 0; round < ROUNDS; round++) {
+  let failures = 0;
+  for (let round = 0; round < ROUNDS && failures < FAILURES; round++) {
     if (availableExtents(session) >= wanted) return true;
     reclaimQuarantine(session);
     if (availableExtents(session) >= wanted) return true;
-    evictFrom(session, Math.floor(Math.random() * 2 ** 32) | 0);
+    failures = evictFrom(session, Math.floor(Math.random() * 2 ** 32) | 0) ? 0 : failures + 1;
   }
   return false;
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, type Store, type StoreOptions } from '../dist/index.js';
 import { Caller } from './support/caller.js';
-import { freshFolder, startPeer } from './support/processes.js';
+import { freshFolder, isStopped, startPeer, until } from './support/processes.js';
 import { replayable } from './support/random.js';
 
 function newCache(options: StoreOptions = {}): { path: string; store: Store } {
@@ -80,6 +80,43 @@ test('3 processes that set large values at once do not take the room from each o
   await Promise.all(callers.map((caller, n) => caller.value('fill', `${n} `, 60, 1_500_000, 'large')));
   expect((await store.check()).problems).toEqual([]);
 });
+
+// What is held back is enough for one rebuild: the second one at the same time drops nothing more for lack of room.
+test.for(['goes on', 'is killed', 'does not wait for ever'] as const)(
+  'an eviction waits for the room that another one copies into, and %s',
+  async (ending) => {
+    const { path, store } = newCache({ maxSize: '16mb' });
+    for (let i = 0; i < 5000; i++) store.set(`key ${i}`, valueFor(`key ${i}`, 4000));
+    const caller = async (lockTimeout: number, failpoints: string) => {
+      const peer = startPeer('caller', { path, options: { durability: 'none', lockTimeout } }, { failpoints });
+      expect(await peer.hear()).toBe('ready');
+      return peer;
+    };
+    const first = await caller(5000, 'rebuild.copied=stop');
+    first.say(['fill', 'first ', 3000, 4000, '']);
+    await until(() => isStopped(first.pid), 'the first one stops with a half-made copy');
+    const before = store.size;
+    const second = await caller(0, ending === 'does not wait for ever' ? '' : 'evict.waiting=stop');
+    second.say(['fill past locks', 'second ', 3000, 4000, '']);
+    if (ending !== 'does not wait for ever') {
+      await until(() => isStopped(second.pid), 'the second one waits');
+      expect(store.size).toBeGreaterThanOrEqual(before);
+      first.kill('SIGCONT');
+      expect(await first.hear()).toHaveProperty('value');
+    }
+    if (ending === 'is killed') {
+      second.kill('SIGKILL');
+      await second.ended();
+    } else {
+      second.kill('SIGCONT');
+      expect(await second.hear()).toHaveProperty('value');
+    }
+    first.kill('SIGCONT');
+    if (ending === 'does not wait for ever') expect(await first.hear()).toHaveProperty('value');
+    store.set('last', 1);
+    expect((await store.check()).problems).toEqual([]);
+  },
+);
 
 test('expired entries go first', () => {
   const { store } = newCache();

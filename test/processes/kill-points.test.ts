@@ -134,6 +134,8 @@ const elsewhere = [
   'cleanup.noted',
   // counts.test.ts
   'counts.noted',
+  // eviction.test.ts
+  'evict.waiting',
   // sweep.test.ts
   'sweep.begun',
   'sweep.locked',

@@ -3,11 +3,10 @@
  * over whatever process ids say.
  */
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, type StoreError } from '../../dist/index.js';
 import { expectInOrder, GO_ON } from '../support/kills.js';
-import { freshPath, type Peer, startPeer, until } from '../support/processes.js';
+import { freshPath, isStopped, type Peer, startPeer, until } from '../support/processes.js';
 
 const KEYS = Array.from({ length: 200 }, (_, i) => `key${i}`);
 
@@ -16,10 +15,6 @@ function filled(path: string, lockTimeout: number) {
   onTestFinished(() => store.close());
   for (const key of KEYS) store.set(key, `before ${key}`);
   return store;
-}
-
-function isStopped(pid: number): boolean {
-  return /^State:\s+T/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
 }
 
 async function stopInside(path: string, failpoint: string): Promise<Peer> {

@@ -3,7 +3,7 @@
  * parameters, run with the built package. It talks in lines of JSON, and ends with its test at the latest.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -134,6 +134,10 @@ export function startPeer(name: string, params: object, { failpoints, nodeOption
       child.kill(signal);
     },
   };
+}
+
+export function isStopped(pid: number): boolean {
+  return /^State:\s+T/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
 }
 
 /** Runs a peer to its good end and answers what it said. */

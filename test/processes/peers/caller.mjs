@@ -14,7 +14,17 @@ const words = {
   fill(prefix, count, size, text) {
     for (let i = 0; i < count; i++) store.set(`${prefix}${i}`, `${text} ${i} `.padEnd(size, '.'));
   },
-  /** The same, and no `without`, as one batch. */
+  /** The same, but for those for which somebody holds the lock. */
+  'fill past locks'(prefix, count, size, text) {
+    for (let i = 0; i < count; i++) {
+      try {
+        store.set(`${prefix}${i}`, `${text} ${i} `.padEnd(size, '.'));
+      } catch (error) {
+        if (error.code !== 'ERR_STORE_LOCK_TIMEOUT') throw error;
+      }
+    }
+  },
+  /** The same as fill, and no `without`, as one batch. */
   'fill in a batch'(prefix, count, size, text, without) {
     const batch = store.batch();
     for (let i = 0; i < count; i++) batch.set(`${prefix}${i}`, `${text} ${i} `.padEnd(size, '.'));
