@@ -357,16 +357,16 @@ test('others get their turn of the event loop while there is always more to read
   clearInterval(timer);
 });
 
-test('one whose filter nothing passes leaves the event loop to others, however much is written', async () => {
+test('one whose filter passes hardly anything is told that, and "missed" never, however much is written', async () => {
   const store = opened();
   const watcher = store.watch({ key: 'wanted' });
-  const request = watcher.next();
-  for (let i = 0; i < 3 * EVENT_COUNT; i++) {
-    store.set('a', i);
-    if (i % 1000 === 0) await new Promise((resolve) => setImmediate(resolve));
+  for (const asksBefore of [false, true, false, true]) {
+    const asked = asksBefore ? watcher.next() : undefined;
+    // As much as the ring holds: nothing is lost, whenever the watcher gets its turn.
+    for (let i = 1; i < EVENT_COUNT; i++) store.set('a', i);
+    store.set('wanted', 1);
+    expect((await (asked ?? watcher.next())).value).toEqual(set('wanted'));
   }
-  store.set('wanted', 1);
-  expect((await request).value?.type).toBe('set');
 });
 
 test('waiting for the next event keeps a process alive, and nothing else of watch() does', async () => {
