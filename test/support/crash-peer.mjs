@@ -5,11 +5,12 @@
  *
  * END: kills itself at that passage of a failpoint; 0: does not.
  */
-import { open } from '../../dist/index.js';
+
 import { breakSyncs, recordAtFailpoints } from './crash-faults.mjs';
 import { Recorder } from './crash-recorder.mjs';
 import { OPTIONS } from './crash-verify.mjs';
 import { Workload } from './crash-workloads.mjs';
+import { open } from './store.mjs';
 import { random as seeded } from './values.mjs';
 
 const [place, path, seed, profile, by, end, fault, durability] = process.argv.slice(2);

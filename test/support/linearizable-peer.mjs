@@ -5,8 +5,8 @@
 // Protocol: says "ready", and on the first line from stdin begins; says what went wrong, if anything, and ends.
 import { once } from 'node:events';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
-import { open } from '../../dist/index.js';
 import { FOREIGN, History } from './history.mjs';
+import { open } from './store.mjs';
 
 const plan = isMainThread ? JSON.parse(process.argv[2]) : workerData;
 

@@ -4,7 +4,7 @@ import { openSync, writeSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { isMainThread, parentPort, workerData } from 'node:worker_threads';
 
-export { open, StoreError } from '../../dist/index.js';
+export { open, StoreError } from './store.mjs';
 
 export const params = isMainThread ? JSON.parse(process.argv[2]) : workerData;
 
