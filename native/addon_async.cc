@@ -29,7 +29,8 @@ struct Operation {
 
   // Committing only.
   commit::Commit commit;
-  bool begun = false;  // by `run`
+  std::vector<MappingRecord*> released;  // pinned
+  bool begun = false;                    // by `run`
 
   // Waiting only.
   napi_ref buffer = nullptr;  // keeps the word's memory from being collected
@@ -43,6 +44,7 @@ void Dispose(napi_env env, Operation* operation) {
   if (operation->work != nullptr) napi_delete_async_work(env, operation->work);
   if (operation->buffer != nullptr) napi_delete_reference(env, operation->buffer);
   if (operation->record != nullptr) Environment::Unpin(operation->record);
+  for (MappingRecord* record : operation->released) Environment::Unpin(record);
   if (operation->fd >= 0) close(operation->fd);  // not file::Close: the locks belong to the other descriptor
   delete operation;
 }
@@ -121,7 +123,7 @@ Napi::Value SyncDataAsync(const Napi::CallbackInfo& info) {
 
 // The arguments of both forms. Null with an exception pending: then nothing has been done, in the async form as well as
 // in the other. What fails in that way has `syscall` 'fcntl', which no failure of the operation has.
-MappingRecord* ReadCommit(Arguments& in, int* fd, commit::Commit* commit) {
+MappingRecord* ReadCommit(Arguments& in, int* fd, commit::Commit* commit, std::vector<MappingRecord*>* released) {
   *fd = in.File(0, "fcntl");
   const Bytes bytes = in.ByteView(1, "bytes");
   commit->offset = in.Integer(2, "offset", 0, kMaximumInteger);
@@ -130,10 +132,12 @@ MappingRecord* ReadCommit(Arguments& in, int* fd, commit::Commit* commit) {
   commit->value = in.Word(5, "value");
   commit->error_word = in.MappedWord(6, "errorOffset", record);
   commit->lock_word = in.MappedWord(7, "lockOffset", record);
+  *released = in.Mappings(8, "released");
   if (!in.Failed() && bytes.length > kMaximumCommit) {
     in.RangeError("bytes must be at most " + std::to_string(kMaximumCommit) + " bytes: length=" + std::to_string(bytes.length));
   }
   if (in.Failed()) return nullptr;
+  for (const MappingRecord* mapped : *released) commit->released.push_back(mapped->region);
   if (bytes.length > 0) commit->bytes.assign(reinterpret_cast<const char*>(bytes.data), bytes.length);
   return record;
 }
@@ -142,7 +146,8 @@ Napi::Value CommitData(const Napi::CallbackInfo& info) {
   Arguments in(info);
   int fd = -1;
   commit::Commit commit;
-  if (ReadCommit(in, &fd, &commit) == nullptr) return {};
+  std::vector<MappingRecord*> released;
+  if (ReadCommit(in, &fd, &commit, &released) == nullptr) return {};
   commit::Mark(commit, true);
   return Finish(info, commit::Run(fd, commit));
 }
@@ -151,7 +156,8 @@ Napi::Value CommitDataAsync(const Napi::CallbackInfo& info) {
   Arguments in(info);
   int fd = -1;
   commit::Commit commit;
-  MappingRecord* record = ReadCommit(in, &fd, &commit);
+  std::vector<MappingRecord*> released;
+  MappingRecord* record = ReadCommit(in, &fd, &commit, &released);
   if (record == nullptr) return {};
   int copy = -1;
   const Outcome outcome = file::Duplicate(fd, &copy);
@@ -163,6 +169,8 @@ Napi::Value CommitDataAsync(const Napi::CallbackInfo& info) {
   operation->commit = std::move(commit);
   operation->record = record;
   in.Owner()->Pin(record);
+  for (MappingRecord* mapped : released) in.Owner()->Pin(mapped);
+  operation->released = std::move(released);
   operation->run = [](Operation* self) {
     self->begun = true;
     self->outcome = commit::Run(self->fd, self->commit);

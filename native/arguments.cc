@@ -165,12 +165,12 @@ Bytes Arguments::ByteView(size_t index, const char* name) {
   return {static_cast<uint8_t*>(data), length};
 }
 
-bool Arguments::ArrayBuffer(size_t index, Bytes* bytes) {
+bool Arguments::ArrayBuffer(napi_value value, Bytes* bytes) {
   if (failed_) return false;
   bool is_buffer = false;
   void* data = nullptr;
-  if (napi_is_arraybuffer(env_, values_[index], &is_buffer) != napi_ok || !is_buffer ||
-      napi_get_arraybuffer_info(env_, values_[index], &data, &bytes->length) != napi_ok) {
+  if (napi_is_arraybuffer(env_, value, &is_buffer) != napi_ok || !is_buffer ||
+      napi_get_arraybuffer_info(env_, value, &data, &bytes->length) != napi_ok) {
     TypeError("buffer must be an ArrayBuffer");
     return false;
   }
@@ -214,6 +214,30 @@ uint32_t* Arguments::MappedWord(size_t index, const char* name, MappingRecord* r
   const uint64_t offset = Integer(index, name, 0, record->length - sizeof(uint32_t));
   if (!failed_ && offset % sizeof(uint32_t) != 0) RangeError(std::string(name) + " must be a multiple of 4: " + name + "=" + std::to_string(offset));
   return failed_ ? nullptr : reinterpret_cast<uint32_t*>(record->region.base + offset);
+}
+
+std::vector<MappingRecord*> Arguments::Mappings(size_t index, const char* name) {
+  std::vector<MappingRecord*> records;
+  napi_valuetype type = napi_undefined;
+  if (failed_ || (napi_typeof(env_, values_[index], &type) == napi_ok && type == napi_undefined)) return records;
+  bool is_array = false;
+  uint32_t count = 0;
+  if (napi_is_array(env_, values_[index], &is_array) != napi_ok || !is_array || napi_get_array_length(env_, values_[index], &count) != napi_ok) {
+    TypeError(std::string(name) + " must be an array");
+    return {};
+  }
+  for (uint32_t i = 0; i < count; i++) {
+    napi_value value = nullptr;
+    Bytes bytes;
+    if (napi_get_element(env_, values_[index], i, &value) != napi_ok || !ArrayBuffer(value, &bytes)) return {};
+    MappingRecord* record = bytes.length == 0 ? nullptr : environment_->FindBuffer(bytes.data, bytes.length);
+    if (record == nullptr) {
+      TypeError(std::string(name) + " must hold mapped buffers, not unmapped yet");
+      return {};
+    }
+    records.push_back(record);
+  }
+  return records;
 }
 
 MappingRecord* Arguments::MappedRange(size_t index, size_t* offset, size_t* length) {

@@ -6,6 +6,7 @@
 #include <napi.h>
 
 #include <string>
+#include <vector>
 
 #include "environment.h"
 
@@ -61,6 +62,8 @@ class Arguments {
   MappingRecord* WritableMapping(size_t index);
   // An aligned 32-bit word of that, by its offset.
   uint32_t* MappedWord(size_t index, const char* name, MappingRecord* record);
+  // An array of buffers made by `map`; none when it is not passed.
+  std::vector<MappingRecord*> Mappings(size_t index, const char* name);
   // A buffer made by `map`, and the range of it in the next two arguments.
   MappingRecord* MappedRange(size_t index, size_t* offset, size_t* length);
 
@@ -70,9 +73,10 @@ class Arguments {
  private:
   Arguments(napi_env env, void* data, const Napi::CallbackInfo& info, std::nullptr_t);
   bool Number(size_t index, const char* name, double* number);
-  bool ArrayBuffer(size_t index, Bytes* bytes);
+  bool ArrayBuffer(size_t index, Bytes* bytes) { return ArrayBuffer(values_[index], bytes); }
+  bool ArrayBuffer(napi_value value, Bytes* bytes);
 
-  static constexpr size_t kMaximum = 8;
+  static constexpr size_t kMaximum = 9;
   napi_env env_;
   Environment* environment_ = nullptr;
   napi_value copied_[kMaximum] = {};

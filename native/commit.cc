@@ -1,5 +1,7 @@
 #include "commit.h"
 
+#include <sys/mman.h>
+
 #include <climits>
 
 #include "file.h"
@@ -21,6 +23,8 @@ void Release(uint32_t* lock_word) {
 }
 
 Outcome SyncWriteSync(int fd, const Commit& commit) {
+  // What cannot be released (memory that is locked) is as well where it is.
+  for (const mapping::Region& region : commit.released) mapping::Advise(region, 0, region.size, MADV_DONTNEED);
   // A sync that fails is the last one: the kernel tells of lost pages once, and a second sync would succeed without them.
   const Outcome data = file::SyncData(fd);
   if (!data.Ok()) return data;

@@ -4,8 +4,9 @@
 #define MMAPKV_COMMIT_H
 
 #include <string>
+#include <vector>
 
-#include "platform.h"
+#include "mapping.h"
 
 namespace mmapkv::commit {
 
@@ -19,6 +20,9 @@ struct Commit {
   uint32_t* value_word = nullptr;
   uint32_t* error_word = nullptr;
   uint32_t* lock_word = nullptr;
+  // Their pages are taken out of this process's page tables first. The kernel makes each page read-only before it writes it
+  // out, and interrupts all CPUs that run the process for each that is mapped writable; this way once for all.
+  std::vector<mapping::Region> released;
 };
 
 // Syncs the file's data, writes the bytes, syncs again; then stores the value, or the errno where none stands yet; in

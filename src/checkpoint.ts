@@ -179,7 +179,7 @@ function syncNow(session: Session, epoch: number): void {
     const { bytes, offset } = nextHeader(session, epoch);
     if (failpoint !== null) failpoint('checkpoint.drained');
     isLeft = true;
-    native.commitData(fd, bytes, offset, fixed.buffer as ArrayBuffer, ...commitWords(epoch));
+    native.commitData(fd, bytes, offset, fixed.buffer as ArrayBuffer, ...commitWords(epoch), session.written?.release(session));
   } catch (error) {
     throw isLeft ? asSyncFailure(session, error) : error;
   }
@@ -195,10 +195,16 @@ function startSync(session: Session, epoch: number): Promise<void> {
   const { fixed, fd } = session.memory;
   const { bytes, offset } = nextHeader(session, epoch);
   if (failpoint !== null) failpoint('checkpoint.drained');
-  const [durable, value, error, lock] = commitWords(epoch);
   let ending: Promise<void>;
   try {
-    ending = native.commitDataAsync(fd, bytes, offset, fixed.buffer as ArrayBuffer, durable, value, error, lock);
+    ending = native.commitDataAsync(
+      fd,
+      bytes,
+      offset,
+      fixed.buffer as ArrayBuffer,
+      ...commitWords(epoch),
+      session.written?.release(session),
+    );
   } catch (failure) {
     throw fromSystemError(failure, session.path, 'beginning a checkpoint');
   }

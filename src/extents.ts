@@ -41,9 +41,9 @@ import { corrupt, extentBase, extentWords } from './memory.js';
 import { clearRecency } from './recency.js';
 import type { Session } from './session.js';
 
-/** A quarantine of so many extents, and a sixteenth of the file, is worth a checkpoint. */
+/** A quarantine of so many extents, and an eighth of the file, is worth a checkpoint. */
 const QUARANTINE_MIN = 64;
-const QUARANTINE_SHIFT = 4;
+const QUARANTINE_SHIFT = 3;
 
 function root(session: Session): Int32Array {
   return session.memory.words[0]!;
@@ -96,17 +96,20 @@ export function heldBackExtents(session: Session): number {
  */
 export function reserveExtents(session: Session, count: number, keep: number, out: number[]): boolean {
   if (count === 0) return true;
-  return withAllocator(session, (r) => {
+  let epoch = 0;
+  const areTaken = withAllocator(session, (r) => {
     let available = availableExtents(session);
     if (available < count + keep) {
       releaseReusable(session, r);
       available = availableExtents(session);
     }
     if (available < count + keep) return false;
-    const epoch = Atomics.load(r, R_EPOCH_WORD);
+    epoch = Atomics.load(r, R_EPOCH_WORD);
     for (let i = 0; i < count; i++) out.push(takeOne(session, r, epoch));
     return true;
   });
+  if (areTaken) session.written?.add(session, count, epoch);
+  return areTaken;
 }
 
 // Caller holds the allocator's lock and knows that there is one.

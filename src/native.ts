@@ -67,7 +67,8 @@ export interface Native {
    * it the 32-bit word of the mapped buffer `words` at `valueOffset` holds `value` or, when anything failed, the one at
    * `errorOffset` the errno unless another stood there; the sleepers of the value word are woken in both cases. Last of
    * all the word at `lockOffset`, in which bit 28 says meanwhile that this is under way, is set to 0 and its sleepers are woken. A sync
-   * that failed is not tried again.
+   * that failed is not tried again. `released`: mapped buffers of the file whose pages are taken out of the page tables first (see
+   * written.ts); their content stays, and the next touch brings them back.
    *
    * A TypeError, a RangeError or an error with `syscall` 'fcntl' says that nothing was done: the lock word still holds
    * what it held. Any other error comes after the word was released.
@@ -81,6 +82,7 @@ export interface Native {
     value: number,
     errorOffset: number,
     lockOffset: number,
+    released?: readonly ArrayBuffer[],
   ): void;
   /**
    * The same off the event loop. Throws (whatever it throws) when nothing was done, rejects when the operation has failed.
@@ -96,6 +98,7 @@ export interface Native {
     value: number,
     errorOffset: number,
     lockOffset: number,
+    released?: readonly ArrayBuffer[],
   ): Promise<void>;
   /** Syncs the directory that holds `path`, so that a new name survives power loss. */
   syncDirectory(path: string): void;

@@ -49,6 +49,7 @@ import { openRedoFile } from './redo-file.js';
 import { Session } from './session.js';
 import { endSweep } from './sweep.js';
 import { waitForBatches } from './unfinished.js';
+import { Written } from './written.js';
 
 /** Extents of a new store: about 2 MiB. */
 const INITIAL_EXTENTS = 33;
@@ -315,6 +316,7 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
     if (!inUse) begin(session, opened, decision, control.id);
     else if (options.durability === 'none' && !header.loose) markLoose(session);
     const owned = session;
+    if (options.durability !== 'none') session.written = new Written();
     session.makeDurable = (epoch) => checkpointNow(owned, epoch);
     if (options.durability === 'sync') session.redo = new Redo(openRedoFile(path, header.storeId, control.id, info.mode & 0o777, inUse));
     native.tryLock(fd, USE_LOCK_BYTE, 1, false);

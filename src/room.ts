@@ -35,6 +35,7 @@ import {
   S_LOG_START_WORD,
   S_TAIL_WORD,
   S_USED_WORD,
+  X_BIRTH_WORD,
   X_GENERATION_WORD,
 } from './layout.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
@@ -87,8 +88,18 @@ function replacementFor(session: Session, head: number, extra: number, units: nu
   const dead = logCount * EXTENT_SIZE - words[base + S_LOG_START_WORD]! * 8 - live;
   const isFull = (logCount + extra - 1) * EXTENT_SIZE > whole;
   if (isFull && live > whole * SPLIT_SHARE && canSplit(session, words, base)) return 'split';
-  const isDue = dead >= Math.max(live * 0.75, EXTENT_SIZE) || (isFull && live <= whole * SPLIT_SHARE && dead >= EXTENT_SIZE);
+  const isDue =
+    dead >= Math.max(live * deadShare(head, words[base + X_BIRTH_WORD]!), EXTENT_SIZE) ||
+    (isFull && live <= whole * SPLIT_SHARE && dead >= EXTENT_SIZE);
   return isDue && compactingHelps(session, head, units) ? 'compact' : undefined;
+}
+
+/**
+ * Dead bytes per live byte that make a compaction due: between a half and one, at random but always the same for a
+ * segment. Segments that are all overwritten evenly would else come due all at once, and fill the quarantine together.
+ */
+function deadShare(head: number, birth: number): number {
+  return 0.5 + (Math.imul(birth ^ Math.imul(head, 0x9e3779b1), 0x85ebca6b) >>> 1) / 2 ** 32;
 }
 
 /**

@@ -11,6 +11,7 @@ import type { NormalizedOptions } from './options.js';
 import type { Redo } from './redo.js';
 import type { Recovery } from './types.js';
 import { noViews, type View } from './view.js';
+import type { Written } from './written.js';
 
 const NO_BATCHES = new Int32Array(1);
 
@@ -75,6 +76,8 @@ export class Session {
   wantsCheckpoint = false;
   /** performance.now() before which no further such checkpoint is tried. */
   kickAfter = 0;
+  /** How much it has written lately; null with durability 'none'. */
+  written: Written | null = null;
   /** Makes everything durable that was written so far: what extents.ts, which knows nothing of checkpoints, frees space with. */
   makeDurable: ((epoch?: number) => void) | null = null;
   /** The last backup that was begun. */

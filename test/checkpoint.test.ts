@@ -1,5 +1,5 @@
 /** Checkpoints: what a copy of the file, which is what a power loss leaves at best, holds after them; and who makes them. */
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, copyFileSync, openSync, readFileSync, readSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
@@ -321,4 +321,47 @@ test('a copy made while checkpoints go on is the state of one, or refused', () =
     checkpoint();
   }
   expect(Math.min(outcomes.recovered, outcomes.refused)).toBeGreaterThan(3);
+});
+
+/** Bytes of the file that are in this process's page tables. */
+function mappedBytes(path: string): number {
+  const areas = readFileSync('/proc/self/smaps', 'utf8').split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
+  const own = areas.filter((area) => area.split('\n')[0]!.endsWith(` ${path}`));
+  return own.reduce((sum, area) => sum + Number(/^Rss: +(\d+) kB/m.exec(area)![1]) * 1024, 0);
+}
+
+/** 16 MB in values so large that nothing is split for them, which would make a checkpoint. */
+function fill(store: Store): (i: number) => Buffer {
+  const value = (i: number) => Buffer.alloc(100_000, i);
+  for (let i = 0; i < 160; i++) store.set(i.toString(), value(i));
+  return value;
+}
+
+test.for(['sync', 'syncNow'] as const)('%s takes many written pages out of the page tables at once, few it leaves', async (call) => {
+  const { path, store } = newStore();
+  const value = fill(store);
+  const before = mappedBytes(path);
+  expect(before).toBeGreaterThan(16e6);
+  await store[call]();
+  expect(mappedBytes(path)).toBeLessThan(before / 4);
+  for (let i = 0; i < 160; i++) expect(store.getBinary(i.toString())!.equals(value(i))).toBe(true);
+  const read = mappedBytes(path);
+  expect(read).toBeGreaterThan(16e6);
+  store.set('1', 'few');
+  await store[call]();
+  expect(mappedBytes(path)).toBeGreaterThan(read * 0.9);
+});
+
+test("a writer takes its pages out when it sees another process's checkpoint", () => {
+  const { path, store } = newStore();
+  const value = fill(store);
+  const before = mappedBytes(path);
+  const code = `import { open } from './dist/index.js'; const store = open(${JSON.stringify(path)}); store.set('another', 1); store.syncNow(); store.close()`;
+  expect(spawnSync(process.execPath, ['--input-type=module', '-e', code], { encoding: 'utf8' })).toMatchObject({ status: 0, stderr: '' });
+  const durable = store.stats().durableEpoch;
+  expect(mappedBytes(path)).toBeGreaterThan(before * 0.9);
+  // At each extent that it takes, a piece goes.
+  for (let i = 0; i < 10; i++) store.set(`another ${i}`, value(i));
+  expect(store.stats().durableEpoch).toBe(durable);
+  expect(mappedBytes(path)).toBeLessThan(before / 2);
 });

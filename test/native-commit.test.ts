@@ -66,6 +66,24 @@ describe.each(forms)('%s', (form) => {
     expect([...fs.readFileSync(data).subarray(999, 1006)]).toEqual([0, 1, 2, 3, 4, 5, 0]);
   });
 
+  test('takes the pages of mappings out of the page tables, and loses nothing of them', async () => {
+    const { data, fd, buffer, words } = newFiles();
+    native.allocate(fd, 0, 64 * page);
+    const mapping = native.map(fd, 0, 64 * page, true);
+    onTestFinished(() => native.unmap(mapping));
+    const bytes = new Uint8Array(mapping.buffer).fill(7);
+    const resident = () => {
+      const area = fs.readFileSync('/proc/self/smaps', 'utf8').split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
+      return Number(/^Rss: +(\d+) kB/m.exec(area.find((text) => text.split('\n')[0]!.endsWith(` ${data}`))!)![1]);
+    };
+    expect(resident()).toBe((64 * page) / 1024);
+    await commit(fd, new Uint8Array(0), 0, buffer, value, 1, error, lock, [mapping.buffer, buffer]);
+    expect(resident()).toBe(0);
+    expect(state(words)).toEqual({ value: 1, error: 0, lock: 0 });
+    expect(bytes.every((byte) => byte === 7)).toBe(true);
+    expect(fs.readFileSync(data).every((byte) => byte === 7)).toBe(true);
+  });
+
   test('takes no bytes, and a value with a sign or without', async () => {
     const { data, fd, buffer, words } = newFiles();
     await commit(fd, new Uint8Array(0), 0, buffer, value, -2, error, lock);
@@ -176,6 +194,11 @@ describe.each(forms)('%s', (form) => {
       [5, 2 ** 32, RangeError],
       [5, 0.5, RangeError],
       [5, 5n, TypeError],
+      [8, null, TypeError],
+      [8, buffer, TypeError],
+      [8, [buffer, new ArrayBuffer(page)], TypeError],
+      [8, [goneBuffer], TypeError],
+      [8, [undefined], TypeError],
     ];
     for (const [index, bad, kind] of wrong) {
       const args = [...right] as unknown[];

@@ -96,6 +96,7 @@ const path = () =>
         '\ud800',
       ]);
 const buffer = () => (random(6) === 0 ? pick(others) : (pick(mappings)?.mapping[random(6) === 0 ? 'faults' : 'buffer'] ?? others[0]));
+const buffers = () => pick([undefined, [], [buffer()], [buffer(), buffer()], buffer(), [random(5)]]);
 const mapping = () => pick(mappings)?.mapping;
 const sleeper = () => pick(sleepers) ?? random(5);
 function view() {
@@ -126,8 +127,8 @@ const functions = {
   punchHole: [fd, number, number],
   syncData: [fd],
   syncDataAsync: [fd],
-  commitData: [fd, view, number, buffer, small, number, small, small],
-  commitDataAsync: [fd, view, number, buffer, small, number, small, small],
+  commitData: [fd, view, number, buffer, small, number, small, small, buffers],
+  commitDataAsync: [fd, view, number, buffer, small, number, small, small, buffers],
   syncDirectory: [path],
   map: [fd, () => random(4) * page, () => (random(4) === 0 ? number() : 1 + random(64 * page)), flag],
   unmap: [mapping],
