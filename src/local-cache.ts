@@ -15,23 +15,29 @@
  * was used since (Corbato, "A Paging Experiment with the Multics System", 1968).
  */
 import type { Session } from './session.js';
+import type { View } from './view.js';
 
 interface Kept {
-  readonly value: unknown;
-  readonly slotWords: Int32Array;
-  readonly slotRef: number;
-  readonly ref: number;
-  readonly words: Int32Array;
-  readonly base: number;
-  readonly generation: number;
+  value: unknown;
+  slotWords: Int32Array;
+  slotRef: number;
+  /** STALE: the rest means nothing. */
+  ref: number;
+  view: View;
+  expires: boolean;
   /** ms since 1970, or Infinity. */
-  readonly expiresAt: number;
+  expiresAt: number;
   used: boolean;
 }
+
+/** No place of a record: no slot ever holds it. */
+const STALE = -1;
 
 export class LocalCache {
   readonly #kept = new Map<string, Kept>();
   readonly #limit: number;
+  /** What find() found no longer current: keep() writes over it. To delete and insert made the Map rehash all the time. */
+  #stale: Kept | undefined;
   hits = 0;
   misses = 0;
 
@@ -44,41 +50,58 @@ export class LocalCache {
     return this.#kept.size;
   }
 
-  /** The value under the key, if it is kept and still current; else undefined. */
+  /** The value under the key, if it is kept and still current; else undefined: keep() is to be called then. */
   find(key: string): unknown {
     const kept = this.#kept.get(key);
     if (kept !== undefined) {
+      const { view } = kept;
       if (
         Atomics.load(kept.slotWords, kept.slotRef) === kept.ref &&
-        Atomics.load(kept.words, kept.base) === kept.generation &&
-        (kept.expiresAt === Number.POSITIVE_INFINITY || kept.expiresAt > Date.now())
+        Atomics.load(view.words, view.base) === view.generation &&
+        (!kept.expires || kept.expiresAt > Date.now())
       ) {
         this.hits++;
-        kept.used = true;
+        if (!kept.used) kept.used = true;
         return kept.value;
       }
-      this.#kept.delete(key);
+      kept.ref = STALE;
     }
+    this.#stale = kept;
     this.misses++;
     return undefined;
   }
 
-  /** Keeps what read() has just returned for the key, if it may be shared. The session's cursor says where it stands. */
+  /** Keeps what read() has just returned for the key that find() did not find, if it may be shared. The session's cursor says where it stands. */
   keep(session: Session, key: string, value: unknown): void {
-    if (!freeze(value)) return;
-    if (this.#kept.size >= this.#limit) this.#makeRoom();
-    const { view } = session;
-    this.#kept.set(key, {
-      value,
-      slotWords: session.slotWords,
-      slotRef: session.slotIndex + 1,
-      ref: session.ref,
-      words: view.words,
-      base: view.base,
-      generation: view.generation,
-      expiresAt: session.expiresAt,
-      used: false,
-    });
+    const stale = this.#stale;
+    if (value === undefined || !freeze(value)) {
+      if (stale !== undefined) this.#kept.delete(key);
+      return;
+    }
+    const { expiresAt } = session;
+    if (stale === undefined) {
+      if (this.#kept.size >= this.#limit) this.#makeRoom();
+      this.#kept.set(key, {
+        value,
+        slotWords: session.slotWords,
+        slotRef: session.slotIndex + 1,
+        ref: session.ref,
+        view: session.view,
+        expires: expiresAt !== Number.POSITIVE_INFINITY,
+        expiresAt,
+        used: false,
+      });
+      return;
+    }
+    // Cut off before the last line, it is still stale.
+    stale.value = value;
+    stale.slotWords = session.slotWords;
+    stale.slotRef = session.slotIndex + 1;
+    stale.view = session.view;
+    stale.expires = expiresAt !== Number.POSITIVE_INFINITY;
+    stale.expiresAt = expiresAt;
+    stale.used = true;
+    stale.ref = session.ref;
   }
 
   #makeRoom(): void {

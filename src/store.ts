@@ -112,11 +112,8 @@ export class Store implements Iterable<[string, Value]> {
     }
     const keySize = encodeKey(key);
     const value = read(session, session.hashKey(keyWords, keySize), keySize, AS_VALUE);
-    if (value === undefined) {
-      session.misses++;
-      return undefined;
-    }
-    session.hits++;
+    if (value === undefined) session.misses++;
+    else session.hits++;
     if (cache !== null && typeof key === 'string') cache.keep(session, key, value);
     return value;
   }

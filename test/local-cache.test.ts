@@ -62,6 +62,40 @@ test('an expired value is gone at once, and a deleted one, and a cleared one', (
   expect(store.get('cleared')).toBeUndefined();
 });
 
+test('what is no longer current gives way to what is: another value, one that cannot be kept, or none', () => {
+  const [store, other] = newStores(2) as [Store, Store];
+  for (let i = 0; i < 5; i++) {
+    for (const key of ['rewritten', 'dated', 'deleted']) other.set(key, i);
+    const hits = store.stats().localHits;
+    for (const key of ['rewritten', 'dated', 'deleted', 'rewritten', 'dated', 'deleted']) expect(store.get(key)).toBe(i);
+    expect(store.stats()).toMatchObject({ localEntries: 3, localHits: hits + 3 });
+    other.set('rewritten', { i }).set('dated', new Date(i)).delete('deleted');
+    expect(store.get('rewritten')).toBe(store.get('rewritten'));
+    expect([store.get('rewritten'), store.get('dated'), store.get('dated')]).toEqual([{ i }, new Date(i), new Date(i)]);
+    expect([store.get('deleted'), store.get('deleted')]).toEqual([undefined, undefined]);
+    expect(store.stats().localEntries).toBe(1);
+    other.set('rewritten', i, 5);
+    store.get('rewritten');
+    const expired = Date.now() + 5;
+    while (Date.now() <= expired) store.get('nothing');
+    expect(store.get('rewritten')).toBeUndefined();
+    expect(store.stats().localEntries).toBe(0);
+  }
+});
+
+test('what was decoded before its part of the table was rebuilt is decoded once more, and then kept', () => {
+  const [store, other] = newStores(2) as [Store, Store];
+  const keys = Array.from({ length: 50 }, (_, i) => `key ${i}`);
+  for (const key of keys) other.set(key, key);
+  for (const key of keys) store.get(key);
+  for (let i = 0; i < 5000; i++) other.set(`other ${i}`, 'x'.repeat(200));
+  expect(other.stats().splits).toBeGreaterThanOrEqual(8);
+  for (const key of keys) expect(store.get(key)).toBe(key);
+  const { localHits } = store.stats();
+  for (const key of keys) expect(store.get(key)).toBe(key);
+  expect(store.stats().localHits).toBe(localHits + keys.length);
+});
+
 test('it holds no more entries than it may, and keeps those that are used', () => {
   const [store] = newStores(1, 100) as [Store];
   for (let i = 0; i < 1000; i++) store.set(`key ${i}`, i);
