@@ -184,7 +184,7 @@ async function othersFor(does) {
 
 async function mix() {
   const ours = { kind: 'mmapkv', path: join(folder, 'mix'), keys: KEYS, does: 'mix' };
-  const store = open(ours.path);
+  const store = open(ours.path, { durability: 'none' });
   for (const key of makeKeys(KEYS)) store.set(key, VALUE);
   store.close();
   const path = join(folder, 'mix.lmdb');
