@@ -81,7 +81,7 @@ interface Outcome {
 /** Runs cases [first, last) in a child; one that crashes or hangs it is reported and passed over. */
 async function runCases(seed: number, first: number, last: number, outcome: Outcome): Promise<void> {
   for (let from = first; from < last; ) {
-    const child = spawn(process.execPath, [worker, folder, String(seed), String(from), String(last)], {
+    const child = spawn(process.execPath, ['--single-threaded-gc', worker, folder, String(seed), String(from), String(last)], {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     const progress = join(folder, `progress.${child.pid}`);

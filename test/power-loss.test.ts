@@ -42,7 +42,7 @@ async function runWorker(
   profile: string,
   outcome: Outcome,
 ): Promise<void> {
-  const args = [worker, folder, String(seed), String(first), String(last), String(each), fault];
+  const args = ['--single-threaded-gc', worker, folder, String(seed), String(first), String(last), String(each), fault];
   const child = spawn(process.execPath, args, {
     env: { ...process.env, MMAPKV_FAILPOINTS: '*=call', ...(profile === '' ? {} : { MMAPKV_PROFILE: profile }) },
   });
