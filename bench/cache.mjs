@@ -6,7 +6,7 @@
  *   npm run bench:cache -- local objects      some of: local objects mix increment evict
  */
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { open } from '../dist/index.js';
@@ -132,15 +132,15 @@ function evict() {
 
 // ---- Two processes ---------------------------------------------------------------------------------------------------
 
-const servers = [];
+const servers = new Map();
 process.on('exit', () => {
-  for (const server of servers) server.kill('SIGKILL');
+  for (const server of servers.values()) server.kill('SIGKILL');
 });
 
 async function startServer(command, args, socket) {
   if (spawnSync(command, ['--version']).error !== undefined) return undefined;
   const server = spawn(command, args, { stdio: 'ignore' });
-  servers.push(server);
+  servers.set(socket, server);
   for (let tries = 0; !existsSync(socket); tries++) {
     if (tries > 200 || server.exitCode !== null) throw new Error(`${command} does not start`);
     await new Promise((resolve) => setTimeout(resolve, 50));
@@ -148,22 +148,33 @@ async function startServer(command, args, socket) {
   return socket;
 }
 
-/** What two processes do together in a second. */
+/** us of the processor's time that the server has used. */
+function timeOf(server) {
+  if (server === undefined) return 0;
+  const [user, system] = readFileSync(`/proc/${server.pid}/stat`, 'latin1').split(') ')[1].split(' ').slice(11, 13);
+  return (Number(user) + Number(system)) * 10_000;
+}
+
+/** What two processes do together in a second; and ns of the processor's time an operation, the server's included. */
 async function together(task) {
   const peers = [1, 2].map((seed) => peer({ milliseconds: MILLISECONDS, seed, ...task }, './cache-peer.mjs'));
   await Promise.all(peers.map(({ ready }) => ready));
+  const server = servers.get(task.path);
+  const before = timeOf(server);
   for (const { start } of peers) start();
-  const rates = await Promise.all(peers.map(({ result }) => result));
-  return rates[0] + rates[1];
+  const results = await Promise.all(peers.map(({ result }) => result));
+  const sum = (what) => results[0][what] + results[1][what];
+  return { rate: sum('rate'), cost: ((sum('cpu') + timeOf(server) - before) * 1000) / sum('count') };
 }
 
-/** Median rates of the tasks, which take turns. */
-async function rates(tasks) {
+/** Median rates and costs of the tasks, which take turns. */
+async function measure(tasks) {
   const found = tasks.map(() => []);
   for (let round = 0; round < ROUNDS; round++) {
-    for (const [which, task] of tasks.entries()) found[which].push(task === undefined ? 0 : await together(task));
+    for (const [which, task] of tasks.entries()) if (task !== undefined) found[which].push(await together(task));
   }
-  return found.map(median);
+  const medianOf = (results, what) => (results.length === 0 ? 0 : median(results.map((result) => result[what])));
+  return found.map((results) => ({ rate: medianOf(results, 'rate'), cost: medianOf(results, 'cost') }));
 }
 
 const KEYS = 100_000;
@@ -194,16 +205,27 @@ async function mix() {
   });
   lmdb.close();
   const others = await othersFor('mix');
-  const [plain, cached, redis, memcached, theirs] = await rates([
+  const [plain, cached, redis, memcached, theirs] = await measure([
     ours,
     { ...ours, localCache: 100_000 },
     ...others,
     { kind: 'lmdb', path, keys: KEYS, does: 'mix' },
   ]);
-  if (redis > 0) report('90 % get, 10 % set, 2 processes / Redis', `${perSecond(plain)} / ${perSecond(redis)}`, plain / redis, 10);
-  if (redis > 0) report('  with localCache / Redis', `${perSecond(cached)} / ${perSecond(redis)}`, cached / redis, 10);
-  if (memcached > 0) report('  / memcached', `${perSecond(plain)} / ${perSecond(memcached)}`, plain / memcached);
-  report('  / lmdb, putSync with its defaults', `${perSecond(plain)} / ${perSecond(theirs)}`, plain / theirs);
+  const beside = (what, one, other, target) =>
+    report(what, `${perSecond(one.rate)} / ${perSecond(other.rate)}`, one.rate / other.rate, target);
+  // What does not depend on how many processes each of them has, on a machine that has other things to do.
+  const cost = (what, one, other) => report(what, `${ns(one.cost)} / ${ns(other.cost)}`, other.cost / one.cost);
+  if (redis.rate > 0) {
+    beside('90 % get, 10 % set, 2 processes / Redis', plain, redis, 10);
+    beside('  with localCache / Redis', cached, redis, 10);
+    cost("  processor's time, the server's included", plain, redis);
+    cost('  the same with localCache', cached, redis);
+  }
+  if (memcached.rate > 0) {
+    beside('  / memcached', plain, memcached);
+    cost("  processor's time, the server's included", plain, memcached);
+  }
+  beside('  / lmdb, putSync with its defaults', plain, theirs);
 }
 
 /** How often a second two threads can add to one word: what the hardware allows for one cache line. */
@@ -235,9 +257,13 @@ async function increment() {
     ['increment of 1,000 keys', 2],
   ]) {
     const path = join(folder, does);
-    const [ours, redis, memcached] = await rates([{ kind: 'mmapkv', path, keys: 1000, does }, ...(await othersFor(does))]);
-    const facts = [perSecond(ours), redis > 0 ? `Redis ${perSecond(redis)}` : '', memcached > 0 ? `memcached ${perSecond(memcached)}` : ''];
-    report(`${does}, 2 processes`, facts.filter((fact) => fact !== '').join(', '), ours / 1e6, target);
+    const [ours, redis, memcached] = await measure([{ kind: 'mmapkv', path, keys: 1000, does }, ...(await othersFor(does))]);
+    const besides = [
+      redis.rate > 0 ? `Redis ${perSecond(redis.rate)}` : '',
+      memcached.rate > 0 ? `memcached ${perSecond(memcached.rate)}` : '',
+    ];
+    const facts = [perSecond(ours.rate), ...besides];
+    report(`${does}, 2 processes`, facts.filter((fact) => fact !== '').join(', '), ours.rate / 1e6, target);
   }
 }
 
