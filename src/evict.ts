@@ -68,7 +68,7 @@ function waitForExtents(session: Session, need: number, deadline: number): boole
 /** Evictions after which a large value is given up: it has dropped more than the store can hold. */
 const ROUNDS = 20_000;
 /** As many in a row without room for a copy, each after all its patience: nobody gives anything back. */
-const FAILURES = 16;
+const FAILURES = 8;
 
 /** Makes `wanted` extents available. False: the store is too small. Called without a lock. */
 export function evictFor(session: Session, wanted: number): boolean {
