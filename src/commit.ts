@@ -57,7 +57,7 @@ import { lockSegment, repairLocked, unlockDirty, unlockSegment } from './segment
 import type { Session } from './session.js';
 import { checkIndex, indexExtentCount, usableSlots } from './table.js';
 import { type View, viewOf } from './view.js';
-import { finished, noProgress, provideRoom, writeExtents } from './write.js';
+import { finished, isNoRoom, noProgress, provideRoom, writeExtents } from './write.js';
 
 /** Rounds of taking the locks: each further one means that somebody replaced a segment or took the space. */
 const ROUNDS = 10_000;
@@ -80,6 +80,8 @@ interface Work {
   values: number[];
   /** Extents to leave to others: none if there are but deletions, which are to work in a full store. */
   keep: number;
+  /** Segments only grow: there is no room to split one, which takes more than the operations do. */
+  onlyGrows: boolean;
 }
 
 /** The operations of one segment, and what it lacks for them. */
@@ -163,6 +165,7 @@ function prepare(session: Session, operations: Operations, reserved: number[]): 
     places: new Int32Array(count),
     values: [],
     keep: operations.sets === 0 ? 0 : heldBackExtents(session),
+    onlyGrows: false,
   };
   for (let n = 0; n < count; n++) {
     const i = order[n]!;
@@ -328,8 +331,10 @@ function measureRoom(session: Session, work: Work, group: Group): Replacement | 
   }
   const extents = ((tail - 1) >>> EXTENT_UNIT_SHIFT) + 1;
   group.extents = Math.max(0, extents - logCount);
-  const how = replacementForMany(session, head, group.extents, units, () => work.hashes.subarray(first, first + count));
-  if (how !== undefined) return how;
+  if (!work.onlyGrows) {
+    const how = replacementForMany(session, head, group.extents, units, () => work.hashes.subarray(first, first + count));
+    if (how !== undefined) return how;
+  }
   checkLogCount(session, extents);
   const free = usableSlots(index) - words[base + S_USED_WORD]!;
   group.index = 0;
@@ -372,7 +377,13 @@ function reshape(session: Session, work: Work, { first, count }: Group): void {
     throw error;
   }
   unlockSegment(session, view);
-  if (need > 0) provideRoom(session, need, work.keep);
+  if (need === 0) return;
+  try {
+    provideRoom(session, need, work.keep);
+  } catch (error) {
+    if (!isNoRoom(error)) throw error;
+    work.onlyGrows = true;
+  }
 }
 
 // ---- 4. After the commit ---------------------------------------------------------------------------------------------

@@ -367,7 +367,7 @@ export function provideRoom(session: Session, need: number, keep: number): void 
   }
 }
 
-function isNoRoom(error: unknown): boolean {
+export function isNoRoom(error: unknown): boolean {
   return error instanceof StoreError && (error.code === 'ERR_STORE_NO_SPACE' || error.code === 'ERR_STORE_FULL');
 }
 

@@ -54,11 +54,19 @@ function attempt(name, work) {
 
 let caseStarted = process.cpuUsage();
 
-/** On a busy machine everything is slow: only processor time counts, and asking for that at each call would be slow itself. */
+/**
+ * On a busy machine everything is slow: only processor time counts, and asking for that at each call would be slow itself.
+ * Caches that are shared and garbage collectors make that longer, too: what counts was slow in two runs of a case.
+ */
 function reportSlow(name) {
   const { user, system } = process.cpuUsage(caseStarted);
-  if (user + system > most * 1000) report(`${name} takes more than ${most} ms`);
+  if (user + system <= most * 1000) return;
+  if (isSecondRun) report(`${name} takes more than ${most} ms`);
+  wasSlow = true;
 }
+
+let wasSlow = false;
+let isSecondRun = false;
 
 async function attemptAsync(name, work) {
   try {
@@ -182,7 +190,12 @@ async function runCase(number) {
 }
 
 for (let number = Number(firstText); number < Number(lastText); number++) {
+  isSecondRun = wasSlow = false;
   await runCase(number);
+  if (wasSlow) {
+    isSecondRun = true;
+    await runCase(number);
+  }
   if (global.gc && number % 50 === 0) global.gc();
 }
 rmSync(path, { force: true });
