@@ -2,6 +2,8 @@
  * The engine against lmdb and a JS Map, in one run, on the same keys (15 bytes) and values (100-byte strings). Prints a
  * line for each question with the ratio and the target of the project; what matters is the ratio.
  *
+ * Neither side syncs: lmdb with noSync, ours with durability 'none'. What syncs cost is in checkpoints.mjs and durable.mjs.
+ *
  *   npm run bench                      everything: several minutes
  *   npm run bench -- get-hot sizes     some of: get-hot get-random insert overwrite writers reader growth sizes open
  */
@@ -16,8 +18,8 @@ const ROUNDS = Number(process.env.MMAPKV_BENCH_ROUNDS ?? 5);
 const MILLION = Number(process.env.MMAPKV_BENCH_MILLION ?? 1_000_000);
 let serial = 0;
 const fresh = (name) => join(folder, `${name}-${serial++}`);
-// lmdb with its usual encoding; for gets also with the one for strings alone, the fastest that it has. noSync, since
-// neither side syncs here: with syncs a putSync takes about 0.5 ms on ext4.
+const openStore = (path) => open(path, { durability: 'none' });
+// lmdb with its usual encoding; for gets also with the one for strings alone, the fastest that it has.
 const openLmdb = (path, options = {}) => lmdb.open({ path, mapSize: 8 * 2 ** 30, noSync: true, ...options });
 const ns = (value) => `${Math.round(value)} ns`;
 
@@ -36,7 +38,7 @@ function compare(rounds, count, contenders) {
 async function gets(what, count, rounds, target) {
   const keys = makeKeys(count);
   const order = shuffled(count);
-  const store = open(fresh('get'));
+  const store = openStore(fresh('get'));
   const db = openLmdb(fresh('lmdb'));
   const strings = openLmdb(fresh('lmdb-string'), { encoding: 'string' });
   const map = new Map();
@@ -74,7 +76,7 @@ async function insert() {
   const asynchronous = [];
   const part = Math.min(MILLION, 100_000);
   for (let round = 0; round < Math.min(ROUNDS, 3); round++) {
-    const store = open(fresh('insert'));
+    const store = openStore(fresh('insert'));
     ours.push(
       perOperation(MILLION, () => {
         for (let i = 0; i < MILLION; i++) store.set(keys[i], VALUE);
@@ -108,7 +110,7 @@ async function insert() {
 async function overwrite() {
   const keys = makeKeys(MILLION);
   const order = shuffled(MILLION);
-  const store = open(fresh('overwrite'));
+  const store = openStore(fresh('overwrite'));
   const db = openLmdb(fresh('lmdb'));
   db.transactionSync(() => {
     for (const key of keys) {
@@ -150,7 +152,7 @@ async function writers() {
     const times = [];
     for (const number of [1, 2]) {
       const path = fresh('writers');
-      open(path).close();
+      openStore(path).close();
       const peers = Array.from({ length: number }, (_, i) => peer({ do: 'insert', path, count, first: i * count }));
       await Promise.all(peers.map((each) => each.ready));
       for (const each of peers) each.start();
@@ -167,7 +169,7 @@ async function writers() {
 async function reader() {
   const path = fresh('reader');
   const count = MILLION / 5;
-  const store = open(path);
+  const store = openStore(path);
   for (const key of makeKeys(count)) store.set(key, VALUE);
   const ratios = [];
   for (let round = 0; round < ROUNDS; round++) {
@@ -201,7 +203,7 @@ function growth() {
     }
     return worst;
   };
-  const store = open(fresh('growth'));
+  const store = openStore(fresh('growth'));
   const ours = longest((key) => store.set(key, VALUE));
   store.close();
   const map = new Map();
@@ -213,7 +215,7 @@ function sizes() {
   const keys = makeKeys(MILLION);
   const order = shuffled(MILLION);
   const path = fresh('sizes');
-  const store = open(path);
+  const store = openStore(path);
   for (const key of keys) store.set(key, VALUE);
   const payload = MILLION * (15 + 100);
   const inserted = statSync(path).size / payload;
@@ -227,12 +229,12 @@ function sizes() {
 function opening() {
   const path = fresh('open');
   const value = VALUE.repeat(10);
-  let store = open(path, { durability: 'none' });
+  let store = openStore(path);
   for (let i = 0; statSync(path).size < 2 ** 30; i++) store.set(`key-${i}`, value);
   const times = [];
   for (let round = 0; round < 20; round++) {
     const start = performance.now();
-    const other = open(path, { durability: 'none' });
+    const other = openStore(path);
     other.get('key-1000');
     times.push(performance.now() - start);
     other.close();

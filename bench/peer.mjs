@@ -3,7 +3,7 @@ import { open } from '../dist/index.js';
 import { makeKeys, perOperation, shuffled, VALUE } from './support.mjs';
 
 const task = JSON.parse(process.argv[2]);
-const store = open(task.path);
+const store = open(task.path, { durability: 'none' });
 const keys = makeKeys(task.count, task.first ?? 0);
 const order = shuffled(task.count);
 let stopped = false;
