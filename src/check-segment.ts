@@ -82,6 +82,8 @@ export function checkSegment(session: Session, head: number, report: Report, ref
     for (let i = 1; i < logCount; i++) checkPart(session, words[base + LOG_LIST_WORD + i]!, KIND_LOG, head, i, report, referred);
     const indexCount = Math.min(indexExtentCount(index), INDEX_LIST_COUNT);
     for (let i = 0; i < indexCount; i++) checkPart(session, words[base + indexListWord(index) + i]!, KIND_INDEX, head, i, report, referred);
+    // An index that is said to be larger than it is: its slots would be those of extent 0, again and again.
+    if (words.subarray(base + indexListWord(index), base + indexListWord(index) + indexCount).includes(0)) return;
     const damagedPlaces = new Set<number>();
     const {
       places,

@@ -120,7 +120,8 @@ function damagedIndex(session: Session, index: number): Error {
 export function checkIndex(session: Session, index: number): void {
   const bits = index & INDEX_BITS_MASK;
   const valid = (index & INDEX_INLINE_BIT) !== 0 ? bits === INLINE_INDEX_BITS : bits >= INDEX_EXTENT_SHIFT && bits <= MAX_INDEX_BITS;
-  if (!valid) throw damagedIndex(session, index);
+  const known = INDEX_BITS_MASK | INDEX_LIST_BIT | INDEX_INLINE_BIT;
+  if (!valid || (index & ~known) !== 0) throw damagedIndex(session, index);
 }
 
 /** Does the slot at words[i] hold the key? Leaves the cursor on it. */

@@ -360,6 +360,24 @@ describe('check names', () => {
   });
 });
 
+test('an index that is said to have a million slots is told of once an extent at most, not once a slot', async () => {
+  // Bit 7 is nobody's: then the word is damaged, and nothing is looked up by it.
+  for (const [word, isKnown] of [
+    [L.INDEX_LIST_BIT | 20, true],
+    [L.INDEX_LIST_BIT | 20 | 128, false],
+  ] as const) {
+    const copy = new Copy();
+    const [head] = copy.extents(L.KIND_HEAD);
+    copy.words[copy.base(head!) + L.S_INDEX_WORD] = word;
+    const file = join(folder, `index ${word}`);
+    writeFileSync(file, copy.bytes);
+    const problems = await problemsOf(file);
+    expect(problems.filter(({ code }) => code === 'SEGMENT').length).toBeGreaterThan(0);
+    expect(problems.filter(({ code }) => code === 'INDEX').length).toBeLessThan(2);
+    expect(problems.some(({ message }) => /the index of a segment|index/.test(message!))).toBe(!isKnown);
+  }
+});
+
 test('mmapkv check --json tells the same, and leaves a closed store as it is', async () => {
   const cli = newFolder();
   const copy = new Copy();
