@@ -168,7 +168,7 @@ function call(name) {
   if (random(20) === 0) args.pop();
   if (random(20) === 0) args.push(pick(anything)());
   if (name === 'sleep') args[0] = brief(args[0]);
-  if (name === 'futexWait') args[3] = brief(args[3]);
+  if (name === 'futexWait' || name === 'futexWaitAsync') args[3] = brief(args[3]);
   let result;
   try {
     result = native[name](...args);
