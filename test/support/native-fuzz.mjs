@@ -74,6 +74,8 @@ function number() {
   if (kind < 9) return pick([2 ** 31, 2 ** 31 - 1, 2 ** 32, 2 ** 32 - page, 2 ** 53, 2 ** 53 - 1, 2 ** 63, 1e300, Number.MIN_VALUE, -1]);
   return random(1000) / 7;
 }
+const place = () => (random(3) === 0 ? small() : 4 * random(16));
+const integer = () => (random(3) === 0 ? number() : random(page));
 const small = () => random(8) * pick([1, 4, page]);
 const fd = () => (random(8) === 0 ? pick([-1, 0, 1, 2, foreign, 1000000, 2 ** 31]) : (pick(files) ?? 99));
 const path = () =>
@@ -96,7 +98,7 @@ const path = () =>
         '\ud800',
       ]);
 const buffer = () => (random(6) === 0 ? pick(others) : (pick(mappings)?.mapping[random(6) === 0 ? 'faults' : 'buffer'] ?? others[0]));
-const buffers = () => pick([undefined, [], [buffer()], [buffer(), buffer()], buffer(), [random(5)]]);
+const buffers = () => (random(4) !== 0 ? undefined : pick([[], [buffer()], [buffer(), buffer()], buffer(), [random(5)]]));
 const mapping = () => pick(mappings)?.mapping;
 const sleeper = () => pick(sleepers) ?? random(5);
 function view() {
@@ -127,8 +129,8 @@ const functions = {
   punchHole: [fd, number, number],
   syncData: [fd],
   syncDataAsync: [fd],
-  commitData: [fd, view, number, buffer, small, number, small, small, buffers],
-  commitDataAsync: [fd, view, number, buffer, small, number, small, small, buffers],
+  commitData: [fd, view, integer, buffer, place, integer, place, place, buffers],
+  commitDataAsync: [fd, view, integer, buffer, place, integer, place, place, buffers],
   syncDirectory: [path],
   map: [fd, () => random(4) * page, () => (random(4) === 0 ? number() : 1 + random(64 * page)), flag],
   unmap: [mapping],
