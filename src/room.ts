@@ -45,6 +45,9 @@ import { retireOldIndex } from './retire.js';
 import type { Session } from './session.js';
 import { checkIndex, forEachSlot, indexExtentCount, indexFor, insertUnshared, usableSlots } from './table.js';
 
+/** Directory depth from which on segments reach segmentSize, and what they reach at least before. */
+const WHOLE_DEPTH = 5;
+const SMALLEST_WHOLE = 2 * EXTENT_SIZE;
 /** A segment of which more than this share of segmentSize is alive is split rather than compacted. */
 const SPLIT_SHARE = 0.6;
 
@@ -84,7 +87,7 @@ function replacementFor(session: Session, head: number, extra: number, units: nu
   const base = extentBase(head);
   const logCount = words[base + S_LOG_COUNT_WORD]!;
   const live = words[base + S_LIVE_UNITS_WORD]! * 8;
-  const whole = session.segmentSize;
+  const whole = wholeSize(session, words[base + S_DEPTH_WORD]!);
   const dead = logCount * EXTENT_SIZE - words[base + S_LOG_START_WORD]! * 8 - live;
   const isFull = (logCount + extra - 1) * EXTENT_SIZE > whole;
   if (isFull && live > whole * SPLIT_SHARE && canSplit(session, words, base)) return 'split';
@@ -92,6 +95,14 @@ function replacementFor(session: Session, head: number, extra: number, units: nu
     dead >= Math.max(live * deadShare(head, words[base + X_BIRTH_WORD]!), EXTENT_SIZE) ||
     (isFull && live <= whole * SPLIT_SHARE && dead >= EXTENT_SIZE);
   return isDue && compactingHelps(session, head, units) ? 'compact' : undefined;
+}
+
+/**
+ * At which size a segment of this depth is split: segmentSize, in a small store less. There its splits are short, in code
+ * that the compiler has not seen yet, and its writers have more locks to part.
+ */
+function wholeSize({ segmentSize }: Session, depth: number): number {
+  return Math.min(segmentSize, Math.max(SMALLEST_WHOLE, segmentSize >>> Math.max(0, WHOLE_DEPTH - depth)));
 }
 
 /**
@@ -117,7 +128,7 @@ export function replacementForMany(
   const words = extentWords(session.memory, head);
   const base = extentBase(head);
   const size = (words[base + S_LIVE_UNITS_WORD]! + units) * 8;
-  if (size > 2 * session.segmentSize && canSplit(session, words, base, hashes())) return 'split';
+  if (size > 2 * wholeSize(session, words[extentBase(head) + S_DEPTH_WORD]!) && canSplit(session, words, base, hashes())) return 'split';
   return replacementFor(session, head, extra, EXTENT_UNITS);
 }
 

@@ -85,8 +85,8 @@ test('3 processes that set large values at once do not take the room from each o
 test.for(['goes on', 'is killed', 'does not wait for ever'] as const)(
   'an eviction waits for the room that another one copies into, and %s',
   async (ending) => {
-    const { path, store } = newCache({ maxSize: '16mb' });
-    for (let i = 0; i < 5000; i++) store.set(`key ${i}`, valueFor(`key ${i}`, 4000));
+    const { path, store } = newCache({ maxSize: '32mb' });
+    for (let i = 0; i < 10_000; i++) store.set(`key ${i}`, valueFor(`key ${i}`, 4000));
     const filling = async (name: string, failpoints: string) => {
       const peer = startPeer('caller', { path, options: { durability: 'none', lockTimeout: 0 } }, { failpoints });
       expect(await peer.hear()).toBe('ready');

@@ -77,7 +77,7 @@ function someEntries(): Map<string, Buffer> {
 describe('a reader that knows docs/format.md alone', () => {
   const expected = someEntries();
   const path = join(folder, 'store');
-  const store = open(path, { segmentSize: 262144 });
+  const store = open(path, { segmentSize: 524288 });
   for (const [key, value] of expected) store.set(key, 'replaced', 1e9).set(key, value);
   for (let i = 0; i < 3000; i += 3) {
     store.delete(`key ${i}`);
