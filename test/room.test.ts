@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { rmSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
 import { open } from '../dist/index.js';
 import { freshPath } from './support/native-harness.js';
 
@@ -34,6 +34,25 @@ function run(path: string, work: string, failpoints: string) {
     env: { ...process.env, MMAPKV_FAILPOINTS: failpoints },
   });
 }
+
+test('the first segments split while they are small, and later ones when they have reached segmentSize', async () => {
+  const store = open(freshPath());
+  onTestFinished(() => store.close());
+  // What a segment held when there was one more than 8, 16 and 32.
+  const sizes: number[] = [];
+  for (let i = 0; sizes.length < 3; i++) {
+    store.set(`key ${i}`, 'x'.repeat(500));
+    if (i % 50 !== 0) continue;
+    const { segments, liveBytes } = store.stats();
+    if (segments > 8 << sizes.length) sizes.push(liveBytes / segments / 2 ** 20);
+  }
+  // At 1/4, 1/2 and 1 MiB, or as much of that as is alive.
+  for (const [n, size] of sizes.entries()) {
+    expect(size, `${n}`).toBeGreaterThan(0.15 * 2 ** n);
+    expect(size, `${n}`).toBeLessThan(0.3 * 2 ** n);
+  }
+  expect((await store.check()).problems).toEqual([]);
+});
 
 test('an extent that held a large value, in the hands of a writer that dies before it says what for, becomes free', async () => {
   const path = freshPath('store');

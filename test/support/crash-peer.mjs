@@ -5,7 +5,6 @@
  *
  * END: kills itself at that passage of a failpoint; 0: does not.
  */
-
 import { breakSyncs, recordAtFailpoints } from './crash-faults.mjs';
 import { Recorder } from './crash-recorder.mjs';
 import { OPTIONS } from './crash-verify.mjs';
