@@ -33,24 +33,33 @@ export async function compactStore(session: Session, enter: () => void): Promise
     enter();
     since = performance.now();
   };
+  // What was retired becomes free: that of the segments done so far, too.
+  const reclaim = async () => {
+    if (session.options.durability !== 'none') await checkpoint(session);
+    enter();
+    reclaimQuarantine(session);
+  };
   for (const prefix of prefixes) {
-    compactOne(session, prefix);
+    if (compactOne(session, prefix) > 0) {
+      await reclaim();
+      // Without room for the copy even then it stays as it is.
+      compactOne(session, prefix);
+    }
     await breathe();
   }
-  if (session.options.durability !== 'none') await checkpoint(session);
-  enter();
-  reclaimQuarantine(session);
+  await reclaim();
   while (!makeHoles(session, heldBackExtents(session))) await breathe();
   if (session.options.durability !== 'none') await checkpoint(session);
   return { before, after: native.fileInfo(fd).allocated };
 }
 
-function compactOne(session: Session, prefix: number): void {
+/** Returns how many extents are missing for the copy (nothing has changed then), or 0 or less. */
+function compactOne(session: Session, prefix: number): number {
   session.busy = true;
   const view = lockSegment(session, prefix);
+  let need = 0;
   try {
-    // Without room for the copy it stays as it is.
-    if (isWorthSweeping(view.words, view.base)) compactLocked(session, view.head);
+    if (isWorthSweeping(view.words, view.base)) need = compactLocked(session, view.head);
   } catch (error) {
     unlockDirty(session, view);
     session.busy = false;
@@ -58,4 +67,5 @@ function compactOne(session: Session, prefix: number): void {
   }
   unlockSegment(session, view);
   session.busy = false;
+  return need;
 }

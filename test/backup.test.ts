@@ -98,6 +98,23 @@ test('a backup takes the place of a file, and refuses the store itself and what 
   await expect(store.backup(target)).rejects.toThrow(StoreError);
 });
 
+test('compact has room for its copies in a store that is full: what the copies before them have freed', async () => {
+  const path = join(freshFolder(), 'store');
+  // Next to no checkpoint but those that are asked for.
+  const store = open(path, { maxSize: 32 << 20, segmentSize: 1 << 18, checkpointInterval: 3_600_000 });
+  let count = 0;
+  const fill = () => {
+    for (; ; count++) store.set(`key ${count}`, `${count} `.repeat(50));
+  };
+  expect(fill).toThrow(expect.objectContaining({ code: 'ERR_STORE_FULL' }));
+  for (let i = 0; i < count; i++) if (i % 20 !== 0) store.delete(`key ${i}`);
+  const { before, after } = await store.compact();
+  expect(after).toBeLessThan(before / 2);
+  expect((await store.check()).problems).toEqual([]);
+  for (let i = 0; i < count; i++) expect(store.get(`key ${i}`)).toBe(i % 20 === 0 ? `${i} `.repeat(50) : undefined);
+  store.close();
+});
+
 test('compact gives what was deleted back to the file system, and the space is taken again when it is needed', async () => {
   const folder = freshFolder();
   const path = join(folder, 'store');
