@@ -5,7 +5,7 @@
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, type Store } from '../../dist/index.js';
-import { Bystander, expectInOrder, GO_ON } from '../support/kills.js';
+import { Bystander, expectGoingOn, expectInOrder } from '../support/kills.js';
 import { Model } from '../support/model.js';
 import { freshFolder, startPeer, startThread } from '../support/processes.js';
 import { replayable } from '../support/random.js';
@@ -31,7 +31,7 @@ async function arena(): Promise<Arena> {
 
 /** Everybody else closes; then everything must be in order, in this open and in a new one. */
 async function leave({ path, bystander, store }: Arena, what: string): Promise<void> {
-  expect(await bystander.around(performance.now())).toBeLessThan(GO_ON);
+  expectGoingOn(await bystander.around(performance.now()));
   await bystander.close();
   await bystander.end();
   await expectInOrder(store, what);
@@ -56,7 +56,7 @@ test(`worker threads terminated ${COUNT} times in the middle of writes block nob
     await thread.hear();
     await new Promise((resolve) => setTimeout(resolve, random.below(6)));
     await thread.worker.terminate();
-    if (i % 4 === 3) expect(await bystander.around(performance.now()), 'the others go on').toBeLessThan(GO_ON);
+    if (i % 4 === 3) expectGoingOn(await bystander.around(performance.now()), 'the others go on');
     model.read(log);
     if (i % 10 === 9) expect(model.verify(store, `${slot}/`).slice(0, 5)).toEqual([]);
   };
@@ -83,7 +83,7 @@ test.for([
     const peer = startPeer('vm-timeouts', { path, slot: 1, seed: random.next(), log, count: COUNT }, { nodeOptions });
     for (let pause = 0; pause < COUNT / 20; pause++) {
       expect(await peer.hear()).toBe('idle');
-      expect(await bystander.around(performance.now()), 'the others go on').toBeLessThan(GO_ON);
+      expectGoingOn(await bystander.around(performance.now()), 'the others go on');
       const sizeBefore = store.size;
       expect(sizeBefore).toBeGreaterThan(0);
       peer.say('go on');

@@ -5,7 +5,7 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { open } from '../../dist/index.js';
-import { Bystander, expectInOrder, expectNothingLeftBehind, GO_ON } from '../support/kills.js';
+import { Bystander, expectGoingOn, expectInOrder, expectNothingLeftBehind } from '../support/kills.js';
 import { Model } from '../support/model.js';
 import { freshFolder, type Peer, startPeer } from '../support/processes.js';
 import { replayable } from '../support/random.js';
@@ -45,7 +45,7 @@ test(`${KILLS} kills at random times lose nothing, block nobody and leak nothing
     victim.peer.kill('SIGKILL');
     const { signal, at, errors } = await victim.peer.ended();
     expect({ signal, errors }).toEqual({ signal: 'SIGKILL', errors: '' });
-    expect(await bystander.around(at), 'the others go on').toBeLessThan(GO_ON);
+    expectGoingOn(await bystander.around(at), 'the others go on');
     victim.model.read(victim.log);
     expect(victim.model.verify(store, `${victim.slot}/`).slice(0, 5)).toEqual([]);
     if (kill % 10 === 9) {
