@@ -15,10 +15,23 @@
 import { types } from 'node:util';
 import { deserializeClone, serializeClone } from './clone.js';
 import { storeError } from './errors.js';
+import { decodePlain, encodePlain, PlainError } from './plain.js';
 import { decodeShortText, isWellFormed, packAscii, packLimit, padWord, type RawBuffer, shortText, writeUtf8 } from './text.js';
 
 /** What the bytes of a value mean. Part of the file format: numbers are never reused. */
-export const ValueType = { bytes: 0, ascii: 1, utf8: 2, utf16: 3, number: 4, false: 5, true: 6, null: 7, bigint: 8, clone: 9 } as const;
+export const ValueType = {
+  bytes: 0,
+  ascii: 1,
+  utf8: 2,
+  utf16: 3,
+  number: 4,
+  false: 5,
+  true: 6,
+  null: 7,
+  bigint: 8,
+  clone: 9,
+  plain: 10,
+} as const;
 
 /** Largest key, in bytes. */
 export const maxKeySize = 16_384;
@@ -194,7 +207,7 @@ export function encodeValue(value: unknown): void {
     case 'object':
       if (value === null) setSmall(ValueType.null, 0);
       else if (types.isUint8Array(value)) encodeBytes(ValueType.bytes, value);
-      else encodeBytes(ValueType.clone, serializeClone(value));
+      else encodeObject(value);
       return;
     case 'undefined':
       throw new TypeError('value must not be undefined: delete() removes an entry, and null can be stored');
@@ -250,6 +263,18 @@ function largeScratch(size: number): RawBuffer {
   return spare;
 }
 
+function encodeObject(value: object): void {
+  const plain = encodePlain(value);
+  if (plain === undefined) {
+    encodeBytes(ValueType.clone, serializeClone(value));
+  } else if (plain.size > smallValueSize) {
+    setEncoded(ValueType.plain, plain.size, plain.bytes, null);
+  } else {
+    copyToStart(plain.bytes, plain.size, scratch);
+    setScratch(ValueType.plain, plain.size);
+  }
+}
+
 function encodeBytes(type: number, value: Uint8Array): void {
   const size = lengthOf.call(value);
   if (size > smallValueSize) {
@@ -302,6 +327,14 @@ export function decodeValue(type: number, source: Buffer, words: Int32Array, sta
     case ValueType.utf8:
     case ValueType.utf16:
       return decodeText(type, source, start, size);
+    case ValueType.plain:
+      try {
+        return decodePlain(source, start, size);
+      } catch (cause) {
+        // A stack that is used up is none of the store's faults.
+        if (!(cause instanceof PlainError)) throw cause;
+        throw new DecodeError(`the object cannot be read: size=${size}, cause=${cause.message}`, { cause });
+      }
     case ValueType.clone:
       try {
         return deserializeClone(source, start, size);

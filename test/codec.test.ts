@@ -269,13 +269,21 @@ describe('encodeValue and decodeValue', () => {
     const shared = { x: 1 };
     const circular: Record<string, unknown> = { name: 'circle', shared, again: shared };
     circular.self = circular;
-    const values: unknown[] = [
+    const plain: unknown[] = [
       {},
       [],
-      { a: 1, b: [true, null, undefined, 'x', 1n, -0, Number.NaN] },
+      { a: 1, b: [true, null, undefined, 'x', -0, Number.NaN] },
       Array.from({ length: 5000 }, (_, index) => ({ index, text: `item ${index}` })),
       new Date(1234567890123),
       new Date(Number.NaN),
+    ];
+    for (const value of plain) {
+      const back = roundTrip(value);
+      expect(back.type).toBe(ValueType.plain);
+      expect(back.value).toEqual(structuredClone(value));
+    }
+    const values: unknown[] = [
+      { a: 1, b: [true, null, undefined, 'x', 1n, -0, Number.NaN] },
       new Map<unknown, unknown>([
         ['a', new Set([1, 2])],
         [{ key: 1 }, null],
@@ -390,7 +398,7 @@ describe('encodeValue and decodeValue', () => {
       expect(error.message).toMatch(/^value cannot be stored: .+/);
       expect(error.cause).toBeInstanceOf(Error);
     }
-    encodeValue({ after: 1 });
+    encodeValue(new Map([['after', 1]]));
     expect(put().type).toBe(ValueType.clone);
   });
 
@@ -484,6 +492,8 @@ describe('decodeValue on damaged bytes', () => {
       [ValueType.utf16, 3],
       [ValueType.clone, 0],
       [ValueType.clone, 1],
+      [ValueType.plain, 0],
+      [ValueType.plain, 2],
     ];
     source.fill(0);
     for (const [type, size] of wrong) {
