@@ -18,6 +18,7 @@
 import { closedError } from './arguments.js';
 import { drain, drainNow, isOfThisThread, SLICE } from './drain.js';
 import { errnoName, fromSystemError, storeError, systemCode } from './errors.js';
+import { stampLastExtent } from './extents.js';
 import { failpoint } from './failpoints.js';
 import { encodeHeader, readHeader, writeHeader } from './header.js';
 import {
@@ -156,6 +157,7 @@ function beginEpoch(session: Session): number {
   const epoch = Atomics.load(root, R_EPOCH_WORD);
   resetRedoHalf(session, epoch + 1);
   Atomics.store(root, R_EPOCH_WORD, epoch + 1);
+  stampLastExtent(session);
   if (failpoint !== null) failpoint('checkpoint.begun');
   return epoch;
 }

@@ -27,9 +27,11 @@ import {
   R_QUARANTINE_COUNT_WORD,
   R_QUARANTINE_HEAD_WORD,
   R_QUARANTINE_TAIL_WORD,
+  S_NEWEST_EPOCH_WORD,
   X_BIRTH_WORD,
   X_CREATED_EPOCH_WORD,
   X_GENERATION_WORD,
+  X_NEWEST_EPOCH_WORD,
   X_NEXT_WORD,
   X_ORDINAL_WORD,
   X_RETIRED_EPOCH_WORD,
@@ -47,6 +49,31 @@ const QUARANTINE_SHIFT = 3;
 
 function root(session: Session): Int32Array {
   return session.memory.words[0]!;
+}
+
+/** A word of the extent in which nobody else has anything: none while it is reserved (somebody makes something of it) or in quarantine. */
+export function newestEpochWord(state: number): number {
+  const kind = state & KIND_MASK;
+  if (state >>> KIND_OWNER_SHIFT !== 0 || kind === KIND_QUARANTINED) return 0;
+  return kind === KIND_HEAD ? S_NEWEST_EPOCH_WORD : X_NEWEST_EPOCH_WORD;
+}
+
+/**
+ * Writes the epoch into the last extent (that has a place for it), when an epoch has begun and when the file has grown. A copy
+ * (cp) takes it last: one that went on into an epoch later than the next one of its header may lack what was reused then, and
+ * nothing else need tell.
+ */
+export function stampLastExtent(session: Session): void {
+  withAllocator(session, (r) => {
+    for (let extent = r[R_EXTENT_COUNT_WORD]! - 1; extent > 0; extent--) {
+      const words = extentWords(session.memory, extent);
+      const base = extentBase(extent);
+      const word = newestEpochWord(words[base + X_STATE_WORD]!);
+      if (word === 0) continue;
+      words[base + word] = Atomics.load(r, R_EPOCH_WORD);
+      return;
+    }
+  });
 }
 
 /** Does something under the allocator's lock, putting in order first what a dead holder left. */

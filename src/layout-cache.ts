@@ -16,6 +16,8 @@ export const TOTAL_COUNT = 8;
 export const R_EXPIRY_WORD = 2048 + 13;
 /** In a segment's head: second from which a sweep is to look at it; 0: there is nothing to look for. */
 export const S_EXPIRY_WORD = 29;
+/** As `X_NEWEST_EPOCH_WORD`, in a head. */
+export const S_NEWEST_EPOCH_WORD = 30;
 /** In the root while a sweep looks at the segments. */
 export const EXPIRY_PASS = 0xffffffff;
 /** Who sweeps (owner; a hint), and when it last did: ms of the monotonic clock, 32 bits of it. */

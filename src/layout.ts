@@ -1,9 +1,7 @@
 /**
- * Every number of the file format: offsets, sizes, limits, bits. docs/format.md draws the same layout and a test
- * compares the two.
+ * Every number of the file format: offsets, sizes, limits, bits. A test compares it with docs/format.md.
  *
- * Names: a `*_WORD` constant is an index in 32-bit words from the start of its structure; `*_OFFSET` and `*_SIZE` are
- * bytes. Everything is little endian. Words that several processes change are changed with Atomics or under a lock.
+ * `*_WORD`: an index in 32-bit words from the start of its structure; `*_OFFSET`, `*_SIZE`: bytes; all little endian.
  *
  *   data file    = extents of 64 KiB, numbered from 0
  *   extent 0     = header copy 0 | header copy 1 | root | directory extents | directory entries 0 to 8191
@@ -121,6 +119,8 @@ export const X_RETIRED_EPOCH_WORD = 5;
 export const X_CREATED_EPOCH_WORD = 6;
 /** The generation with which the extent was reserved; constant until it is freed. Part of its records' checksums. */
 export const X_BIRTH_WORD = 7;
+/** In the last extent of the file: the store's epoch, so that a copy of the file tells how late its end was copied. */
+export const X_NEWEST_EPOCH_WORD = 8;
 
 export const KIND_MASK = 15;
 export const KIND_OWNER_SHIFT = 4;

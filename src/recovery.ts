@@ -14,7 +14,7 @@
  */
 import { cleanEveryOwner } from './cleanup.js';
 import { storeError } from './errors.js';
-import { attachExtent, describeExtent } from './extents.js';
+import { attachExtent, describeExtent, newestEpochWord } from './extents.js';
 import { failpoint } from './failpoints.js';
 import { type Header, writeHeader } from './header.js';
 import {
@@ -304,7 +304,9 @@ function newestEpoch(session: Session, count: number, durable: number): number {
   for (let extent = 1; extent < count; extent++) {
     const words = extentWords(session.memory, extent);
     const base = extentBase(extent);
-    for (const epoch of [words[base + X_CREATED_EPOCH_WORD]!, words[base + X_RETIRED_EPOCH_WORD]!]) {
+    const stamp = newestEpochWord(words[base + X_STATE_WORD]!);
+    for (const word of [X_CREATED_EPOCH_WORD, X_RETIRED_EPOCH_WORD, ...(stamp === 0 ? [] : [stamp])]) {
+      const epoch = words[base + word]!;
       if (epoch > newest && epoch < durable + EPOCH_LIMIT) newest = epoch;
     }
   }
