@@ -15,7 +15,8 @@
 import { types } from 'node:util';
 import { deserializeClone, serializeClone } from './clone.js';
 import { storeError } from './errors.js';
-import { decodePlain, encodePlain, PlainError } from './plain.js';
+import { decodePlain, PlainError } from './plain-reader.js';
+import { encodePlain } from './plain-writer.js';
 import { decodeShortText, isWellFormed, packAscii, packLimit, padWord, type RawBuffer, shortText, writeUtf8 } from './text.js';
 
 /** What the bytes of a value mean. Part of the file format: numbers are never reused. */
