@@ -10,8 +10,11 @@ import { replaceSegment } from './rebuild.js';
 import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
 
-/** Shares of what a segment holds that an eviction drops: more only if there is no room for what is left. */
-const SHARES = [1 / 8, 1 / 2, 15 / 16];
+/**
+ * Shares of what a segment holds that an eviction drops: more only if there is no room for what is left. A sixth, not an eighth,
+ * costs no measurable hit ratio (bench/eviction.mjs: 77.0 % both at Zipf 0.99), and a set a fifth less time: five copies, not seven.
+ */
+const SHARES = [1 / 6, 1 / 2, 15 / 16];
 /**
  * ms that an eviction waits for room for its copy before it drops a larger share. What is held back is enough to rebuild one
  * segment, so whoever comes second waits for the first, who may have lost its core in the middle of the work: for several
