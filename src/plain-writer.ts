@@ -84,7 +84,6 @@ function addNode(from: ShapeNode, key: string): ShapeNode {
 /** Null for keys that cannot be written. */
 function makeShape(value: object): WrittenShape | null {
   const keys = Object.keys(value);
-  if (keys.length > MAX_KEYS) return null;
   const bytes: number[] = [];
   for (const key of keys) {
     if (key === '__proto__' || !isWellFormed(key)) return null;
@@ -266,7 +265,9 @@ class PlainWriter {
 
   #properties(value: Record<string, unknown>, depth: number): boolean {
     let node = rootNode;
+    let count = 0;
     for (const key in value) {
+      if (++count > MAX_KEYS) return false;
       const { last } = node;
       node = last !== null && last.key === key ? last : addNode(node, key);
     }

@@ -97,6 +97,16 @@ test('random plain values come back as they were, their keys in the same order',
   }
 });
 
+test('as many levels, keys and bytes as it takes', () => {
+  let deep: unknown = 'bottom';
+  for (let i = 0; i < 64; i++) deep = i % 2 === 0 ? { in: deep } : [deep];
+  const keys = Object.fromEntries(Array.from({ length: 256 }, (_, i) => [`k${i}`, i]));
+  for (const value of [deep as object, keys, { text: 'x'.repeat(300_000) }, new Array(1_000_000).fill(7)])
+    expectSame(roundTrip(value), value);
+  expect(roundTrip([deep])).toBe('refused');
+  expect(roundTrip({ ...keys, more: 1 })).toBe('refused');
+});
+
 test('a date that is none stays one', () => {
   expect((roundTrip([new Date(Number.NaN)]) as Date[])[0]!.getTime()).toBeNaN();
 });
