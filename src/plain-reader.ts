@@ -11,6 +11,7 @@ import {
   T_INT8,
   T_INT16,
   T_INT32,
+  T_KEYED,
   T_LATER_SHAPE,
   T_LONG_ARRAY,
   T_LONG_ASCII,
@@ -96,6 +97,8 @@ function read(): unknown {
       return construct(readShape());
     case T_LATER_SHAPE:
       return readObject(view.getUint16(need(2), true));
+    case T_KEYED:
+      return readKeyed(view.getUint16(need(2), true));
     default:
       throw failure(`an unknown token, ${token},`);
   }
@@ -125,6 +128,18 @@ function construct({ keys }: ReadShape): object {
   if (--depthLeft < 0) throw failure('too many levels');
   const object: Record<string, unknown> = {};
   for (let i = 0; i < keys.length; i++) object[keys[i]!] = read();
+  depthLeft++;
+  return object;
+}
+
+function readKeyed(count: number): object {
+  if (--depthLeft < 0) throw failure('too many levels');
+  const object: Record<string, unknown> = {};
+  for (let i = 0; i < count; i++) {
+    const key = read();
+    if (typeof key !== 'string' || key === '__proto__') throw failure('a key that no object has');
+    object[key] = read();
+  }
   depthLeft++;
   return object;
 }

@@ -17,6 +17,7 @@ import {
   T_INT8,
   T_INT16,
   T_INT32,
+  T_KEYED,
   T_LATER_SHAPE,
   T_LONG_ARRAY,
   T_LONG_ASCII,
@@ -65,9 +66,16 @@ let rootNode = new ShapeNode('');
 let nodeCount = 0;
 let lastSerial = 0;
 
-function addNode(from: ShapeNode, key: string): ShapeNode {
+/** How many keys of new shapes may be kept: one more with each value, so that objects whose keys are data do not cost more than they must. */
+const MAX_CREDIT = 4096;
+let credit = MAX_CREDIT;
+
+/** Null: no more for now. */
+function addNode(from: ShapeNode, key: string): ShapeNode | null {
   let node = from.others?.get(key);
   if (node === undefined) {
+    if (credit <= 0) return null;
+    credit--;
     if (nodeCount >= MAX_NODES) {
       rootNode = new ShapeNode('');
       nodeCount = 0;
@@ -121,6 +129,7 @@ class PlainWriter {
     this.#seenCount = 0;
     this.#seenSet = undefined;
     this.#serial = ++lastSerial;
+    if (credit < MAX_CREDIT) credit++;
     // Nothing inherited may show in a for loop over keys.
     for (const _ in Object.prototype) return false;
     const isPlain = this.#object(value, MAX_DEPTH);
@@ -267,9 +276,10 @@ class PlainWriter {
     let node = rootNode;
     let count = 0;
     for (const key in value) {
-      if (++count > MAX_KEYS) return false;
       const { last } = node;
-      node = last !== null && last.key === key ? last : addNode(node, key);
+      const next = last !== null && last.key === key ? last : addNode(node, key);
+      if (next === null || ++count > MAX_KEYS) return this.#keyed(value, depth);
+      node = next;
     }
     const shape = node.shape ?? makeShape(value);
     if (shape === null || !this.#shape(shape)) return false;
@@ -281,6 +291,22 @@ class PlainWriter {
       // A getter of one may have deleted another.
       if ((property === undefined && !(key in value)) || !this.#value(property, depth - 1)) return false;
     }
+    return true;
+  }
+
+  /** An object with its keys one by one. */
+  #keyed(value: Record<string, unknown>, depth: number): boolean {
+    if (!this.#room(3)) return false;
+    const start = this.size;
+    this.size += 3;
+    let count = 0;
+    for (const key in value) {
+      if (key === '__proto__' || ++count > 0xffff || !this.#text(key)) return false;
+      const property = value[key];
+      if ((property === undefined && !(key in value)) || !this.#value(property, depth - 1)) return false;
+    }
+    this.bytes[start] = T_KEYED;
+    this.#view.setUint16(start + 1, count, true);
     return true;
   }
 

@@ -6,6 +6,7 @@
  * Objects with the same keys in the same order share a **shape**, which a value defines where it first needs it: each value can
  * be read by itself. The reader knows the shapes that it has met before by their bytes. The idea is that of msgpackr's records
  * (https://github.com/kriszyp/msgpackr), which are parsed anew for each value unless many values share them, and then cannot be read alone.
+ * Where keys are data (an object by user, say), shapes only cost: such objects have their keys one by one.
  *
  * docs/format.md has the bytes. Every length is checked before use: bytes that make no value are an error, and nothing worse.
  */
@@ -28,6 +29,7 @@ export const T_LONG_UTF8 = 0xca;
 export const T_LONG_ARRAY = 0xcb;
 export const T_DEFINE = 0xcc;
 export const T_LATER_SHAPE = 0xcd;
+export const T_KEYED = 0xce;
 
 export const SHORT_TEXT = T_ARRAY - T_TEXT;
 export const SHORT_ARRAY = T_OBJECT - T_ARRAY;
@@ -36,6 +38,7 @@ export const FIRST_SHAPES = T_NULL - T_OBJECT;
 export const MAX_DEPTH = 64;
 /** Bytes of a value: the memory that the writer keeps for the next one. */
 export const MAX_SIZE = 2 ** 20;
+/** Keys of a shape; an object of more has them one by one. */
 export const MAX_KEYS = 256;
 /** Bytes of a shape: its keys. */
 export const MAX_SHAPE_SIZE = 0x4000;
