@@ -160,7 +160,8 @@ function load(): Native {
     throw new StoreError(
       'ERR_STORE_UNSUPPORTED',
       `the native addon cannot be loaded: node=${process.version}, arch=${process.arch}, cause=${(cause as Error).message.split('\n')[0]}. ` +
-        'It is built by "npm install" and needs python3, make and a C++17 compiler: install these (Debian: apt-get install python3 make g++), then run "npm rebuild mmapkv"',
+        'It is built by "npm install" and needs python3, make and a C++17 compiler: install these (Debian: apt-get install python3 make g++), then run "npm rebuild mmapkv". ' +
+        'Where install scripts must be allowed, do so first: "npm install-scripts approve mmapkv", "pnpm approve-builds"',
       { cause },
     );
   }
