@@ -9,7 +9,7 @@ import { open, type Store, type StoreOptions } from '../../dist/index.js';
 import { differences, readBatches, type State, stateAfter, stateOf } from '../support/batches.js';
 import { applyBatch, KEYS, operationsOf } from '../support/batches.mjs';
 import { Bystander, expectGoingOn, expectInOrder, expectNothingLeftBehind } from '../support/kills.js';
-import { freshFolder, startPeer } from '../support/processes.js';
+import { freshFolder, isStopped, startPeer, until } from '../support/processes.js';
 import { type Random, replayable } from '../support/random.js';
 import { verifyValue } from '../support/values.mjs';
 
@@ -210,16 +210,8 @@ test('a writer that waits for a segment of a batch writes after the batch, also 
   onTestFinished(() => store.close());
   const peer = startPeer('batches', { path, first: 1, last: 5000, log, size: SIZE }, { failpoints: 'batch.committed=stop@7' });
   onTestFinished(() => peer.kill('SIGCONT'));
-  let locked: string | undefined;
-  for (let i = 0; locked === undefined && i < 1e6; i++) {
-    try {
-      store.set('1/last', 'waited');
-    } catch (error) {
-      expect(error).toMatchObject({ code: 'ERR_STORE_LOCK_TIMEOUT', pid: peer.pid });
-      locked = '1/last';
-    }
-    await new Promise((resolve) => setImmediate(resolve));
-  }
+  await until(() => isStopped(peer.pid), 'the batch is stopped');
+  expect(() => store.set('1/last', 'waited')).toThrow(expect.objectContaining({ code: 'ERR_STORE_LOCK_TIMEOUT', pid: peer.pid }));
   const waiter = startPeer('holder', { path, options: { lockTimeout: 20_000 } });
   expect(await waiter.hear()).toBe('ready');
   waiter.say(['set', '1/last', 'waited']);

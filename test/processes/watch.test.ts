@@ -8,13 +8,13 @@ import { expect, onTestFinished, test } from 'vitest';
 import { open, type Store, type Watcher } from '../../dist/index.js';
 import { EVENT_COUNT } from '../../dist/layout.js';
 import { eventFacts, quiet } from '../support/events.js';
-import { freshFolder, freshPath, type Peer, startPeer, startThread, until } from '../support/processes.js';
+import { freshFolder, freshPath, isStopped, type Peer, startPeer, startThread, until } from '../support/processes.js';
 import { replayable } from '../support/random.js';
 
 const small = { segmentSize: 65536, durability: 'none' } as const;
 
 function opened(path: string, options = {}): Store {
-  const store = open(path, { ...small, lockTimeout: 100, ...options });
+  const store = open(path, { ...small, ...options });
   onTestFinished(() => store.close());
   return store;
 }
@@ -97,7 +97,7 @@ test.each([
   const random = replayable('watchers and writers');
   const folder = freshFolder();
   const path = join(folder, 'store');
-  const store = opened(path, { lockTimeout: 20_000 });
+  const store = opened(path);
   const slots = [0, 1, 2];
   const watchers = await Promise.all(slots.map((slot) => started('told', { path, log: join(folder, `told-${slot}`) })));
   const writers = await Promise.all(slots.map(() => started('changer', { path })));
@@ -281,12 +281,12 @@ test.for([['put.published'], ['event.ticket'], ['event.claimed']])(
   'a writer stopped at %s blocks neither other writers nor watchers, also laps later, and goes on',
   async ([point]) => {
     const path = freshPath();
-    const store = filled(opened(path));
+    const store = filled(opened(path, { lockTimeout: 100 }));
     const mirror = new Mirror(store);
     const peer = await started('changer', { path }, `${point}=stop`);
     onTestFinished(() => peer.kill('SIGCONT'));
     peer.say(['set', 'key0', 'by the stopped one']);
-    await until(() => /^State:\s+T/m.test(readFileSync(`/proc/${peer.pid}/status`, 'latin1')), 'it stops');
+    await until(() => isStopped(peer.pid), 'it stops');
     const others: string[] = [];
     for (let i = 1; i < 300 && others.length < 20; i++) {
       try {
