@@ -31,9 +31,9 @@ export class Batch {
    */
   set(key: Key, value: Value, options?: WriteOptions | number): this {
     const session = this.#enter();
-    // The value first: a getter in it may use the store, and with it the key's scratch memory.
-    encodeValue(value);
+    // In this order: getters of the options and of the value may use the store, and with it the scratch memory of values and keys.
     const expiresAt = this.#expiry(options);
+    encodeValue(value);
     const keySize = encodeKey(key);
     this.#operations.addSet(session.hashKey(keyWords, keySize), keySize, expiresAt);
     return this;

@@ -54,7 +54,7 @@ const lengthOf = Object.getOwnPropertyDescriptor(typedArray, 'length')!.get as (
 const bufferOf = Object.getOwnPropertyDescriptor(typedArray, 'buffer')!.get as (this: Uint8Array) => ArrayBuffer;
 const offsetOf = Object.getOwnPropertyDescriptor(typedArray, 'byteOffset')!.get as (this: Uint8Array) => number;
 
-/** Copies bytes to the start of a buffer; a loop while that is shorter than the way into the runtime. */
+/** Copies all of a source, `size` bytes, to the start of a buffer; a loop while that is shorter than the way into the runtime. */
 function copyToStart(source: Uint8Array, size: number, target: Uint8Array): void {
   if (size > 32) {
     target.set(source, 0);
@@ -271,7 +271,8 @@ function encodeObject(value: object): void {
   } else if (plain.size > smallValueSize) {
     setEncoded(ValueType.plain, plain.size, plain.bytes, null);
   } else {
-    copyToStart(plain.bytes, plain.size, scratch);
+    const { words } = plain;
+    for (let index = 0; index < (plain.size + 3) >>> 2; index++) scratchWords[index] = words[index]!;
     setScratch(ValueType.plain, plain.size);
   }
 }
@@ -330,7 +331,7 @@ export function decodeValue(type: number, source: Buffer, words: Int32Array, sta
       return decodeText(type, source, start, size);
     case ValueType.plain:
       try {
-        return decodePlain(source, start, size);
+        return objectOf(decodePlain(source, start, size), size);
       } catch (cause) {
         // A stack that is used up is none of the store's faults.
         if (!(cause instanceof PlainError)) throw cause;
@@ -338,7 +339,7 @@ export function decodeValue(type: number, source: Buffer, words: Int32Array, sta
       }
     case ValueType.clone:
       try {
-        return deserializeClone(source, start, size);
+        return objectOf(deserializeClone(source, start, size), size);
       } catch (cause) {
         throw new DecodeError(`the structured clone cannot be read: size=${size}, cause=${(cause as Error).message}`, { cause });
       }
@@ -353,6 +354,12 @@ export function decodeValue(type: number, source: Buffer, words: Int32Array, sta
     default:
       throw new DecodeError(`unknown type of value: type=${type}, size=${size}`);
   }
+}
+
+/** Nothing else is stored so: `undefined`, above all, would be an entry that is there and is not. */
+function objectOf(value: unknown, size: number): unknown {
+  if (typeof value === 'object' && value !== null) return value;
+  throw new DecodeError(`not the bytes of an object: size=${size}`);
 }
 
 function wrongSize(type: number, size: number): DecodeError {

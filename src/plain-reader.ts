@@ -29,6 +29,8 @@ interface ReadShape {
   hash: number;
   bytes: Uint8Array;
   keys: string[];
+  /** A key of Object.prototype is among them: an assignment would meet what is inherited, which may be frozen or a setter. */
+  isInherited: boolean;
 }
 
 /** By the low bits of their hash. */
@@ -38,7 +40,8 @@ const MAX_KEPT = 32_768;
 const nothing = Buffer.alloc(0) as RawBuffer;
 let source = nothing;
 /** Of the same memory. */
-let view = new DataView(nothing.buffer);
+const noView = new DataView(nothing.buffer);
+let view = noView;
 let at = 0;
 let end = 0;
 let depthLeft = 0;
@@ -124,10 +127,11 @@ function readObject(index: number): object {
   return construct(shapes[index]!);
 }
 
-function construct({ keys }: ReadShape): object {
+function construct({ keys, isInherited }: ReadShape): object {
   if (--depthLeft < 0) throw failure('too many levels');
   const object: Record<string, unknown> = {};
-  for (let i = 0; i < keys.length; i++) object[keys[i]!] = read();
+  if (isInherited) for (let i = 0; i < keys.length; i++) define(object, keys[i]!, read());
+  else for (let i = 0; i < keys.length; i++) object[keys[i]!] = read();
   depthLeft++;
   return object;
 }
@@ -138,10 +142,19 @@ function readKeyed(count: number): object {
   for (let i = 0; i < count; i++) {
     const key = read();
     if (typeof key !== 'string' || key === '__proto__') throw failure('a key that no object has');
-    object[key] = read();
+    const value = read();
+    if (inherited.has(key)) define(object, key, value);
+    else object[key] = value;
   }
   depthLeft++;
   return object;
+}
+
+/** What every object inherits. */
+const inherited = new Set(Object.getOwnPropertyNames(Object.prototype));
+
+function define(object: object, key: string, value: unknown): void {
+  Object.defineProperty(object, key, { value, writable: true, enumerable: true, configurable: true });
 }
 
 function readShape(): ReadShape {
@@ -174,7 +187,7 @@ function parseShape(hash: number, from: number, size: number): ReadShape {
     if (key === '__proto__') throw failure('a key that no object has');
     keys.push(key);
   }
-  const shape: ReadShape = { hash, bytes, keys };
+  const shape: ReadShape = { hash, bytes, keys, isInherited: keys.some((key) => key in Object.prototype) };
   if (size <= MAX_SHAPE_SIZE) readShapes[hash & (readShapes.length - 1)] = shape;
   return shape;
 }
@@ -195,6 +208,9 @@ export function decodePlain(memory: Buffer, start: number, size: number): unknow
   const value = read();
   if (at !== end) throw failure('something is left behind the value');
   // The copy of a large value is not kept alive.
-  if (size > MAX_KEPT) source = nothing;
+  if (size > MAX_KEPT) {
+    source = nothing;
+    view = noView;
+  }
   return value;
 }

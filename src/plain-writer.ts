@@ -70,11 +70,14 @@ let lastSerial = 0;
 const MAX_CREDIT = 4096;
 let credit = MAX_CREDIT;
 
+/** UTF-16 units of a key that is kept; longer ones are data. */
+const MAX_KEPT_KEY = 128;
+
 /** Null: no more for now. */
 function addNode(from: ShapeNode, key: string): ShapeNode | null {
   let node = from.others?.get(key);
   if (node === undefined) {
-    if (credit <= 0) return null;
+    if (credit <= 0 || key.length > MAX_KEPT_KEY) return null;
     credit--;
     if (nodeCount >= MAX_NODES) {
       rootNode = new ShapeNode('');
@@ -114,6 +117,8 @@ const getTime = Date.prototype.getTime;
 
 class PlainWriter {
   bytes = Buffer.allocUnsafeSlow(4096) as RawBuffer;
+  /** The same memory. */
+  words = new Int32Array(this.bytes.buffer);
   size = 0;
   #view = new DataView(this.bytes.buffer);
   #serial = 0;
@@ -145,6 +150,7 @@ class PlainWriter {
     const larger = Buffer.allocUnsafeSlow(2 ** Math.ceil(Math.log2(need))) as RawBuffer;
     larger.set(this.bytes);
     this.bytes = larger;
+    this.words = new Int32Array(larger.buffer);
     this.#view = new DataView(larger.buffer);
     return true;
   }
@@ -228,9 +234,10 @@ class PlainWriter {
   }
 
   #object(value: object, depth: number): boolean {
-    const prototype: unknown = Object.getPrototypeOf(value);
     if (types.isProxy(value)) return false;
-    if (prototype === Object.prototype) return depth > 0 && this.#isNew(value) && this.#properties(value as Record<string, unknown>, depth);
+    const prototype: unknown = Object.getPrototypeOf(value);
+    if (prototype === Object.prototype && !Array.isArray(value))
+      return depth > 0 && this.#isNew(value) && this.#properties(value as Record<string, unknown>, depth);
     if (prototype === Array.prototype && Array.isArray(value)) return depth > 0 && this.#isNew(value) && this.#elements(value, depth);
     if (prototype !== Date.prototype || !types.isDate(value) || !this.#isNew(value) || !this.#room(9)) return false;
     this.bytes[this.size] = T_DATE;
@@ -269,7 +276,8 @@ class PlainWriter {
       if ((element === undefined && !(i in value)) || !this.#value(element, depth - 1)) return false;
     }
     // Arrays may have properties, too.
-    return Object.keys(value).length === length;
+    const keys = Object.keys(value);
+    return keys.length === length && (length === 0 || keys[length - 1] === String(length - 1));
   }
 
   #properties(value: Record<string, unknown>, depth: number): boolean {
@@ -283,7 +291,11 @@ class PlainWriter {
     }
     const shape = node.shape ?? makeShape(value);
     if (shape === null || !this.#shape(shape)) return false;
-    node.shape = shape;
+    if (node.shape === null) {
+      node.shape = shape;
+      // Its bytes, in nodes.
+      nodeCount += shape.definition.length >>> 6;
+    }
     const { keys } = shape;
     for (let i = 0; i < keys.length; i++) {
       const key = keys[i]!;
@@ -334,6 +346,8 @@ let spare: PlainWriter | undefined;
 export interface PlainBytes {
   /** The value is the first `size` bytes, until the next value is encoded. */
   bytes: Uint8Array;
+  /** The same memory. */
+  words: Int32Array;
   size: number;
 }
 

@@ -1,7 +1,8 @@
 /**
  * Plain objects and arrays to bytes and back: what JSON can say, and undefined, NaN, infinities, -0 and dates. It is two to four
  * times as fast as V8's structured clone, and gives the very same back. plain-writer.ts refuses whatever else it meets (a Map, a
- * class instance, a second reference to an object, a hole in an array, ...): the caller then clones.
+ * class instance, a second reference to an object, a hole in an array, ...): the caller then clones, and getters are read once more.
+ * A Map whose prototype somebody made Object.prototype passes for an empty object.
  *
  * Objects with the same keys in the same order share a **shape**, which a value defines where it first needs it: each value can
  * be read by itself. The reader knows the shapes that it has met before by their bytes. The idea is that of msgpackr's records

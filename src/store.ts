@@ -149,9 +149,9 @@ export class Store implements Iterable<[string, Value]> {
 
   #write(key: Key, value: Value, options: WriteOptions | number | undefined, condition: number, version: number): boolean {
     const session = this.#enterWrite();
-    // The value first: a getter in it may use the store, and with it the key's scratch memory.
-    encodeValue(value);
+    // In this order: getters of the options and of the value may use the store, and with it the scratch memory of values and keys.
     const expiresAt = this.#expiry(options);
+    encodeValue(value);
     const keySize = encodeKey(key);
     const written = writeValue(session, session.hashKey(keyWords, keySize), keySize, encoded, expiresAt, condition, version);
     if (encoded.words === null) releaseValue();

@@ -90,6 +90,21 @@ test('a getter in a value may use the store and other batches', () => {
   expect(store.get('key')).toEqual({ now: 1 });
 });
 
+test('so may a getter in the options', () => {
+  const store = fresh();
+  for (const value of ['text', { text: 'x'.repeat(400) }, Buffer.alloc(5000, 1)]) {
+    const options = {
+      get ttl() {
+        store.set('by the getter', { other: 'y'.repeat(500) });
+        return 1e6;
+      },
+    };
+    store.set('key', value, options).batch().set('key 2', value, options).commit();
+    expect(store.get('key')).toEqual(value);
+    expect(store.get('key 2')).toEqual(value);
+  }
+});
+
 test("a ttl begins with set(), and the store's own one counts where none is given", () => {
   const store = fresh({ ttl: 1e6 });
   store.batch().set('own', 1, 5e6).set('object', 1, { ttl: 3e6 }).set('default', 1).set('short', 1, 1).commit();

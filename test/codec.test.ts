@@ -434,6 +434,18 @@ describe('encodeValue and decodeValue', () => {
     expect(roundTrip(nesting).value).toEqual({ before: 1, x: 'outer' });
   });
 
+  test('are none the worse for the larger objects before them', () => {
+    const small = { name: 'Ada Lovelace', email: 'ada@example.org' };
+    for (const length of [3000, 40_000, 200_000, 2_000_000]) {
+      const large = { text: 'x'.repeat(length) };
+      expect(roundTrip(large).value).toEqual(large);
+      for (let size = 0; size < 300; size++) {
+        const value = { ...small, more: 'y'.repeat(size) };
+        expect(roundTrip(value).value).toEqual(value);
+      }
+    }
+  });
+
   test('give copies: nothing that came back changes with the memory', () => {
     const values = [
       Buffer.from('short'),
@@ -495,6 +507,16 @@ describe('decodeValue on damaged bytes', () => {
       [ValueType.plain, 0],
       [ValueType.plain, 2],
     ];
+    source.fill(0);
+    // What is no object: undefined, and 5.
+    for (const [type, bytes] of [
+      [ValueType.plain, [0xc3]],
+      [ValueType.plain, [5]],
+      [ValueType.clone, [0xff, 0x0f, 0x5f]],
+    ] as const) {
+      source.set(bytes, place);
+      expect(() => decodeValue(type, source, words, place, bytes.length), `type=${type}, bytes=${bytes}`).toThrow(DecodeError);
+    }
     source.fill(0);
     for (const [type, size] of wrong) {
       expect(() => decodeValue(type, source, words, place, size), `type=${type}, size=${size}`).toThrow(DecodeError);

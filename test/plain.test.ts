@@ -97,11 +97,42 @@ test('random plain values come back as they were, their keys in the same order',
   }
 });
 
+test('keys that every object inherits are its own, also where what it inherits is frozen, or a setter', () => {
+  const value = { constructor: 'Renault', toString: 1, valueOf: [{ hasOwnProperty: null }], points: 25 };
+  // Objects with their keys one by one, too: more than a shape takes.
+  const keyed = { ...value, ...Object.fromEntries(Array.from({ length: 300 }, (_, i) => [`k${i}`, i])) };
+  expectSame(roundTrip(value), value);
+  expectSame(roundTrip(keyed), keyed);
+  const script = `
+    for (const name of ['points', 'k7']) Object.defineProperty(Object.prototype, name, { get: () => 0, set: () => { throw new Error('set'); } });
+    const { encodePlain } = await import(process.argv[1]);
+    const { decodePlain } = await import(process.argv[2]);
+    const { isDeepStrictEqual } = await import('node:util');
+    const values = ${JSON.stringify([value, keyed])};
+    Object.freeze(Object.prototype);
+    for (const value of values) {
+      const { bytes, size } = encodePlain(value);
+      const memory = Buffer.from(bytes.subarray(0, size));
+      if (!isDeepStrictEqual(decodePlain(memory, 0, size), value)) throw new Error('something else');
+    }`;
+  const urls = ['plain-writer', 'plain-reader'].map((name) => new URL(`../dist/${name}.js`, import.meta.url).href);
+  const { stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', script, ...urls], { encoding: 'utf8' });
+  expect(stderr).toBe('');
+});
+
 test('as many levels, keys and bytes as it takes', () => {
   let deep: unknown = 'bottom';
   for (let i = 0; i < 64; i++) deep = i % 2 === 0 ? { in: deep } : [deep];
   const keys = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, i) => [`k${i}`, i]));
-  for (const value of [deep as object, keys(256), keys(257), keys(65_535), { text: 'x'.repeat(300_000) }, new Array(1_000_000).fill(7)])
+  for (const value of [
+    deep as object,
+    keys(256),
+    keys(257),
+    keys(65_535),
+    { ['k'.repeat(20_000)]: { ['k'.repeat(129)]: 1 } },
+    { text: 'x'.repeat(300_000) },
+    new Array(1_000_000).fill(7),
+  ])
     expectSame(roundTrip(value), value);
   expect(roundTrip([deep])).toBe('refused');
 });
@@ -136,6 +167,17 @@ test('what a structured clone alone can keep is refused, wherever it is', () => 
     ['boxed', Object('text')],
     ['a proxy', new Proxy({}, {})],
     ['a proxy of an array', new Proxy([], {})],
+    [
+      'a proxy that looks on',
+      new Proxy(
+        {},
+        {
+          getPrototypeOf: () => {
+            throw new Error('asked');
+          },
+        },
+      ),
+    ],
     ['a circle', circle],
     ['one object twice', [shared, shared]],
     ['one date twice', [many[0], many[0]]],
@@ -152,7 +194,9 @@ test('what a structured clone alone can keep is refused, wherever it is', () => 
     ['a key __proto__', JSON.parse('{"__proto__":1}')],
     ['more levels than it takes', deep(70)],
     ['more keys than it takes', Object.fromEntries(Array.from({ length: 66_000 }, (_, i) => [`k${i}`, i]))],
-    ['a key longer than it takes', { ['k'.repeat(20_000)]: 1 }],
+    ['a key longer than it takes', { ['k'.repeat(2 ** 20)]: 1 }],
+    ['an array whose keys are others', Object.defineProperty(Object.assign([1, 2], { more: 1 }), 0, { enumerable: false })],
+    ['an array that passes for an object', Object.setPrototypeOf([1, 2], Object.prototype)],
     ['more text than it takes', 'x'.repeat(2 ** 20)],
     ['more elements than it takes', new Array(2 ** 20).fill(1)],
   ];
