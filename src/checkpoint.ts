@@ -18,7 +18,6 @@
 import { closedError } from './arguments.js';
 import { drain, drainNow, isOfThisThread, SLICE } from './drain.js';
 import { errnoName, fromSystemError, storeError, systemCode } from './errors.js';
-import { stampLastExtent } from './extents.js';
 import { failpoint } from './failpoints.js';
 import { encodeHeader, readHeader, writeHeader } from './header.js';
 import {
@@ -157,7 +156,6 @@ function beginEpoch(session: Session): number {
   const epoch = Atomics.load(root, R_EPOCH_WORD);
   resetRedoHalf(session, epoch + 1);
   Atomics.store(root, R_EPOCH_WORD, epoch + 1);
-  stampLastExtent(session);
   if (failpoint !== null) failpoint('checkpoint.begun');
   return epoch;
 }
@@ -291,20 +289,36 @@ export async function checkpoint(session: Session): Promise<void> {
   }
 }
 
-/** Caller has just taken the lock. Between two steps the session may be closed, or its turn be taken over. */
+/**
+ * Caller has just taken the lock. Between two turns of the event loop the session may be closed, or its turn be taken over.
+ * Within one it is busy, as in any call: if it is cut off there (a vm timeout), whoever comes next puts in order what it held.
+ */
 async function runCheckpoint(session: Session): Promise<void> {
   const { ticket } = session;
   const isOurs = () => !session.closed && session.ticket === ticket;
-  session.isDraining = true;
+  let wasBusy = session.busy;
+  let isWithin = true;
+  session.busy = true;
   try {
     const epoch = beginEpoch(session);
     for (const { buffer, offset, expected } of drain(session, session.options.lockTimeout)) {
-      await native.futexWaitAsync(buffer, offset, expected, SLICE);
+      const waiting = native.futexWaitAsync(buffer, offset, expected, SLICE);
+      session.isDraining = true;
+      isWithin = false;
+      session.busy = wasBusy;
+      await waiting;
       if (!isOurs()) return;
+      wasBusy = session.busy;
+      isWithin = true;
+      session.busy = true;
+      session.isDraining = false;
     }
-    session.isDraining = false;
-    await startSync(session, epoch);
+    const ending = startSync(session, epoch);
+    isWithin = false;
+    session.busy = wasBusy;
+    await ending;
   } finally {
+    if (isWithin) session.busy = wasBusy;
     if (isOurs()) {
       session.isDraining = false;
       unlockCheckpoint(session);

@@ -37,7 +37,8 @@ export async function compactStore(session: Session, enter: () => void): Promise
   const reclaim = async () => {
     if (session.options.durability !== 'none') await checkpoint(session);
     enter();
-    reclaimQuarantine(session);
+    // All that was retired up to here is durable: this makes no further checkpoint, for which the event loop would wait.
+    reclaimQuarantine(session, true);
   };
   for (const prefix of prefixes) {
     if (compactOne(session, prefix) > 0) {

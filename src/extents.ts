@@ -58,22 +58,26 @@ export function newestEpochWord(state: number): number {
   return kind === KIND_HEAD ? S_NEWEST_EPOCH_WORD : X_NEWEST_EPOCH_WORD;
 }
 
-/**
- * Writes the epoch into the last extent (that has a place for it), when an epoch has begun and when the file has grown. A copy
- * (cp) takes it last: one that went on into an epoch later than the next one of its header may lack what was reused then, and
- * nothing else need tell.
- */
+/** Writes the epoch into the last extent, when the store is opened: see stamp(). */
 export function stampLastExtent(session: Session): void {
-  withAllocator(session, (r) => {
-    for (let extent = r[R_EXTENT_COUNT_WORD]! - 1; extent > 0; extent--) {
-      const words = extentWords(session.memory, extent);
-      const base = extentBase(extent);
-      const word = newestEpochWord(words[base + X_STATE_WORD]!);
-      if (word === 0) continue;
-      words[base + word] = Atomics.load(r, R_EPOCH_WORD);
-      return;
-    }
-  });
+  withAllocator(session, (r) => stamp(session, r, Atomics.load(r, R_EPOCH_WORD)));
+}
+
+/**
+ * Writes an epoch into the last extent (that has a place for it), before anything is reused. A copy (cp) takes it last: one that
+ * went on into an epoch later than the next one of its header may lack what was reused then, and nothing else need tell. (What
+ * the checkpoint of that header needs was retired after it, in D + 1 at the earliest, and is reused when D + 1 is durable: then
+ * D + 2 has begun.) Caller holds the allocator's lock.
+ */
+function stamp(session: Session, r: Int32Array, epoch: number): void {
+  for (let extent = r[R_EXTENT_COUNT_WORD]! - 1; extent > 0; extent--) {
+    const words = extentWords(session.memory, extent);
+    const base = extentBase(extent);
+    const word = newestEpochWord(words[base + X_STATE_WORD]!);
+    if (word === 0) continue;
+    words[base + word] = epoch;
+    return;
+  }
 }
 
 /** Does something under the allocator's lock, putting in order first what a dead holder left. */
@@ -255,6 +259,8 @@ function releaseReusable(session: Session, r: Int32Array): void {
     const pinned = Atomics.load(fixed, OWNERS_WORD + slot * OWNER_WORDS + O_PINNED_EPOCH_WORD);
     if (pinned !== 0 && pinned < epoch) epoch = pinned;
   }
+  // With 'none' what a checkpoint needs is reused in the very next epoch.
+  stamp(session, r, Atomics.load(r, R_EPOCH_WORD) + (session.options.durability === 'none' ? 1 : 0));
   releaseQuarantine(session, r, epoch);
 }
 

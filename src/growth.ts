@@ -6,7 +6,7 @@
  * A hole is a free extent whose blocks were given back to the file system, all but its first page: its header is kept.
  */
 import { fromSystemError, StoreError, storeError, systemCode } from './errors.js';
-import { availableExtents, pushFree, reclaimQuarantine, stampLastExtent, withAllocator } from './extents.js';
+import { availableExtents, pushFree, reclaimQuarantine, withAllocator } from './extents.js';
 import { failpoint } from './failpoints.js';
 import {
   CONTROL_ENTRIES_OFFSET,
@@ -136,7 +136,6 @@ function allocateExtents(session: Session, from: number, to: number): void {
   if (failpoint !== null) failpoint('growth.populated');
   Atomics.store(root(session), R_EXTENT_COUNT_WORD, to);
   if (failpoint !== null) failpoint('growth.published');
-  stampLastExtent(session);
 }
 
 // ---- Holes -----------------------------------------------------------------------------------------------------------

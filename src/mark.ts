@@ -1,5 +1,6 @@
 /** The clean mark: in the header of a store that nobody has open, and of which everything is on the disk. */
 import { suspect } from './checkpoint.js';
+import { stampLastExtent } from './extents.js';
 import { failpoint } from './failpoints.js';
 import { type Header, writeHeader } from './header.js';
 import { native } from './native.js';
@@ -23,6 +24,8 @@ export function takeMark(session: Session, header: Header, step: 1 | 2): void {
     if (wasClean) changeMark(session, header, true);
     throw suspect(session, error);
   }
+  // A copy (cp) that was begun before has the clean mark: its end is to tell that it is of later.
+  stampLastExtent(session);
 }
 
 /** Without a sync, as these fail; in the same copy, as the other one is on the disk. */

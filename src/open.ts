@@ -43,7 +43,7 @@ import type { NormalizedOptions } from './options.js';
 import { claimOwner, noOwnerSlot, releaseOwner } from './owners.js';
 import { randomId, randomWord } from './random.js';
 import { initSegment } from './rebuild.js';
-import { type Decision, decide, recoverStore, recoveryProgress } from './recovery.js';
+import { type Decision, decide, isOpenedSince, recoverStore, recoveryProgress } from './recovery.js';
 import { Redo } from './redo.js';
 import { openRedoFile } from './redo-file.js';
 import { Session } from './session.js';
@@ -222,16 +222,18 @@ function readIdentity(path: string, fd: number): Opened {
   if (info.size < header.extentCount * EXTENT_SIZE) throw truncated(path, info.size, header.extentCount * EXTENT_SIZE);
   const device = BigInt(info.device);
   const isSameFile = header.bootId === currentBootId(device) && header.device === device && header.inode === BigInt(info.inode);
-  return { info, header, isSameFile, isCopy: header.inode !== BigInt(info.inode) };
+  const isCopy = header.inode !== BigInt(info.inode);
+  if (isCopy && header.clean && isOpenedSince(fd, info.size, header.durableEpoch)) header.clean = false;
+  return { info, header, isSameFile, isCopy };
 }
 
 /** Maps the file. The root is believed unless a recovery is to make it anew. */
 function startSession(path: string, memory: Memory, opened: Opened, options: NormalizedOptions, isRecovering = false): Session {
   const { header, info } = opened;
+  const whole = Math.floor(info.size / EXTENT_SIZE);
+  // The file may have grown after the checkpoint, and a copy may have holes: no touch of a page is to find no space.
+  if (isRecovering || (opened.isCopy && !options.readOnly)) native.allocate(memory.fd, 0, whole * EXTENT_SIZE);
   if (isRecovering) {
-    // The file may have grown after the checkpoint, and a copy may have holes: no touch of a page is to find no space.
-    const whole = Math.floor(info.size / EXTENT_SIZE);
-    native.allocate(memory.fd, 0, whole * EXTENT_SIZE);
     memory.mapExtents(whole);
     memory.words[0]![R_EXTENT_COUNT_WORD] = whole;
   } else {

@@ -25,6 +25,8 @@ import {
   DIRECTORY_LIST_COUNT,
   DIRECTORY_LIST_WORD,
   EXTENT_HEADER_SIZE,
+  EXTENT_HEADER_WORDS,
+  EXTENT_SIZE,
   INDEX_INLINE_BIT,
   INITIAL_DEPTH,
   INLINE_INDEX_BITS,
@@ -298,19 +300,40 @@ function writeDirectory(session: Session, heads: readonly number[], depth: numbe
   }
 }
 
-/** The newest epoch that any extent's header names; what is far from the durable one is damage. */
+/** The newest epoch that any extent's header names. */
 function newestEpoch(session: Session, count: number, durable: number): number {
   let newest = durable;
   for (let extent = 1; extent < count; extent++) {
-    const words = extentWords(session.memory, extent);
-    const base = extentBase(extent);
-    const stamp = newestEpochWord(words[base + X_STATE_WORD]!);
-    for (const word of [X_CREATED_EPOCH_WORD, X_RETIRED_EPOCH_WORD, ...(stamp === 0 ? [] : [stamp])]) {
-      const epoch = words[base + word]!;
-      if (epoch > newest && epoch < durable + EPOCH_LIMIT) newest = epoch;
-    }
+    newest = newerEpoch(extentWords(session.memory, extent), extentBase(extent), newest, durable);
   }
   return newest;
+}
+
+/** The newest epoch that the extent's header names, or `newest`; what is far from the durable one is damage. */
+function newerEpoch(words: Int32Array, base: number, newest: number, durable: number): number {
+  const stamp = newestEpochWord(words[base + X_STATE_WORD]!);
+  for (const word of [X_CREATED_EPOCH_WORD, X_RETIRED_EPOCH_WORD, ...(stamp === 0 ? [] : [stamp])]) {
+    const epoch = words[base + word]!;
+    if (epoch > newest && epoch < durable + EPOCH_LIMIT) newest = epoch;
+  }
+  return newest;
+}
+
+/** Extents at the end of a copy that are looked at. */
+const END_EXTENTS = 1024;
+
+/**
+ * Was the end of a copy that calls itself clean copied when somebody had the store open again? Then it is not: it is to be
+ * recovered as any copy of a store in use.
+ */
+export function isOpenedSince(fd: number, size: number, durable: number): boolean {
+  const words = new Int32Array(EXTENT_HEADER_WORDS * 2);
+  const count = Math.floor(size / EXTENT_SIZE);
+  for (let extent = Math.max(1, count - END_EXTENTS); extent < count; extent++) {
+    native.readFile(fd, new Uint8Array(words.buffer), extent * EXTENT_SIZE);
+    if (newerEpoch(words, 0, durable, durable) > durable) return true;
+  }
+  return false;
 }
 
 /** The lists of extents, and all else that the root says. */

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, type Store, type StoreOptions } from '../dist/index.js';
 import { DECISIONS, decide } from '../dist/recovery.js';
-import { freshFolder, startPeer, until } from './support/processes.js';
+import { freshFolder, isStopped, startPeer, until, within } from './support/processes.js';
 import { replayable } from './support/random.js';
 
 const NEVER = 3_600_000;
@@ -188,6 +188,62 @@ test('a stopped writer holds up a checkpoint, which says so, and nothing else', 
   peer.kill('SIGKILL');
   await peer.ended();
   await store.sync();
+});
+
+test('one that is stopped while it takes space for a large value holds up no checkpoint', async () => {
+  const { path, store } = newStore({ lockTimeout: 20_000 });
+  const peer = startPeer('holder', { path }, { failpoints: 'extents.taken=stop' });
+  onTestFinished(() => peer.kill('SIGKILL'));
+  await peer.hear();
+  peer.say(['set', 'large', 'x'.repeat(200_000)]);
+  await until(() => isStopped(peer.pid), 'it stops');
+  const { epoch } = store.set('key', 1).stats();
+  // It would time out, having held up the event loop for so long.
+  await within(store.sync(), 10_000, 'the checkpoint');
+  store.set('key', 2).syncNow();
+  expect(store.stats().durableEpoch).toBe(epoch + 1);
+});
+
+test('a checkpoint that is cut off by a vm timeout is taken over, by its own process and by others', async () => {
+  const script = `
+    const { open } = await import(process.argv[1]);
+    const { runInNewContext } = await import('node:vm');
+    let point = '';
+    globalThis[Symbol.for('mmapkv.failpoint')] = (name) => {
+      for (; name === point; );
+      return false;
+    };
+    const store = open(process.argv[2], { checkpointInterval: ${NEVER} });
+    for (const name of process.argv.slice(3)) {
+      store.set('key', name);
+      point = name;
+      try {
+        runInNewContext('store.sync()', { store }, { timeout: 50 });
+      } catch (error) {
+        if (error.code !== 'ERR_SCRIPT_EXECUTION_TIMEOUT') throw error;
+        console.log(name);
+      }
+      point = '';
+      if (name !== process.argv.at(-1)) await store.sync();
+    }
+    setInterval(() => {}, 1000);`;
+  const { path, store } = newStore();
+  const points = ['checkpoint.begun', 'checkpoint.drained', 'checkpoint.begun'];
+  const args = ['--input-type=module', '-e', script, new URL('../dist/index.js', import.meta.url).href, path, ...points];
+  const child = spawn(process.execPath, args, {
+    env: { ...process.env, MMAPKV_FAILPOINTS: '*=call' },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  let said = '';
+  for await (const text of child.stdout) {
+    said += text;
+    if (said.split('\n').length > points.length) break;
+  }
+  expect(said).toBe(points.map((point) => `${point}\n`).join(''));
+  // The child lives, and does nothing.
+  await store.sync();
+  expect(store.get('key')).toBe('checkpoint.begun');
 });
 
 test('a write that fails while a checkpoint waits for it is not in that checkpoint', async () => {

@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { open } from '../dist/index.js';
 import { bin, type Folder, finished, newFolder } from './support/cli.js';
 import { eventFacts, quiet } from './support/events.js';
+import { until } from './support/processes.js';
 
 const hour = 3_600_000;
 
@@ -260,7 +261,9 @@ describe('watch', () => {
     const result = finished(child);
     let out = '';
     child.stdout!.on('data', (data) => (out += data));
-    while (!eventFacts(store.path).isWatched) await new Promise((resolve) => setTimeout(resolve, 5));
+    // Its thread sleeps when it has looked, so what comes now is seen.
+    const threads = () => readdirSync(`/proc/${child.pid}/task`).map((id) => readFileSync(`/proc/${child.pid}/task/${id}/comm`, 'latin1'));
+    await until(() => threads().includes('mmapkv-watch\n'), 'it watches');
     store.set('a', 1).delete('a');
     store
       .set('b\nb', 1)
