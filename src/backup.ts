@@ -21,13 +21,14 @@ import { readHeader, writeHeader } from './header.js';
 import { O_PINNED_EPOCH_WORD, OWNER_SLOT_MASK, OWNER_WORDS, OWNERS_WORD } from './layout.js';
 import { native, OpenFlag } from './native.js';
 import { randomId } from './random.js';
+import { redoPath } from './redo-file.js';
 import type { Session } from './session.js';
 
 /** `enter` throws when the store was closed meanwhile. */
 export async function backupStore(session: Session, destination: string, enter: () => void): Promise<void> {
   if (typeof destination !== 'string') throw new TypeError(`destination must be a string, got ${typeof destination}`);
   if (destination === '' || destination.includes('\0')) throw new TypeError('destination must be a path');
-  if (isSamePlace(session, destination)) throw new RangeError('destination must not be the store itself');
+  if (isOwnFile(session, destination)) throw new RangeError('destination must not be the store itself, nor a file of it');
   const target = resolve(destination);
   // One at a time: they would pin one epoch.
   const before = session.backingUp;
@@ -106,11 +107,16 @@ async function removeLeftovers(target: string): Promise<void> {
   }
 }
 
-/** Does the path lead to the very file of the store? */
-function isSamePlace(session: Session, destination: string): boolean {
-  const found = statSync(destination, { bigint: true, throwIfNoEntry: false });
-  const own = native.fileInfo(session.memory.fd);
-  return found !== undefined && String(found.dev) === own.device && String(found.ino) === own.inode;
+/** Does the path lead to a file of the store, or would it? */
+function isOwnFile(session: Session, destination: string): boolean {
+  const there = statSync(destination, { bigint: true, throwIfNoEntry: false });
+  const { device, inode } = native.fileInfo(session.memory.fd);
+  if (there !== undefined && String(there.dev) === device && String(there.ino) === inode) return true;
+  return [session.path, controlPath(session.path), redoPath(session.path)].some((own) => {
+    if (resolve(destination) === own) return true;
+    const found = there && statSync(own, { bigint: true, throwIfNoEntry: false });
+    return found !== undefined && found.dev === there!.dev && found.ino === there!.ino;
+  });
 }
 
 async function copyCheckpoint(session: Session, copy: string, enter: () => void): Promise<void> {

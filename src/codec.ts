@@ -104,11 +104,14 @@ function encodeLongKey(key: string): number {
   return size;
 }
 
+/** The store for which something is encoded: for the errors. */
+export const subject: { path: string | undefined } = { path: undefined };
+
 function keyTooLarge(size: number): Error {
   const facts = { size, limit: maxKeySize };
   return storeError(
     'ERR_STORE_KEY_TOO_LARGE',
-    undefined,
+    subject.path,
     'the key is too large, in bytes',
     facts,
     'use a shorter key, such as a hash of it',
@@ -221,7 +224,7 @@ function valueTooLarge(size: number): Error {
   const facts = { size, limit: maxValueSize };
   return storeError(
     'ERR_STORE_VALUE_TOO_LARGE',
-    undefined,
+    subject.path,
     'the value is too large, in bytes',
     facts,
     'store it in parts under several keys',

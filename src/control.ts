@@ -70,6 +70,14 @@ function belongs(fd: number, size: number, header: Header, extents: number): boo
   );
 }
 
+/** A control file, or one that somebody was about to make: not any file that has the name. */
+function isOurs(fd: number, size: number): boolean {
+  const words = new Int32Array(2);
+  if (size > 0) native.readFile(fd, new Uint8Array(words.buffer), 0);
+  const [first, second] = words;
+  return (first === 0 && second === 0) || (first === CONTROL_MAGIC_0 && second === CONTROL_MAGIC_1);
+}
+
 /**
  * Opens the control file, or makes a new one when it is missing, is another store's, or is of an earlier boot. Caller
  * holds the open lock. `header` carries the identity of the data file as it is now.
@@ -90,6 +98,15 @@ export function openControl(path: string, header: Header, extents: number, mode:
         'the control file of a store in use was deleted or replaced',
         { control: name },
         'close the store in every process that has it open, then open it again',
+      );
+    }
+    if (!isOurs(fd, info.size)) {
+      throw storeError(
+        'ERR_STORE_NOT_A_STORE',
+        path,
+        'the file in the place of its control file is something else',
+        { control: name },
+        'move it away, or give the store another name',
       );
     }
     const id = randomId();

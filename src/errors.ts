@@ -95,7 +95,7 @@ export function fromSystemError(error: unknown, path: string, doing: string): Er
         path,
         `no such store (${doing})`,
         facts,
-        'create it with the option create, or check the path',
+        'check the path: a store is made by an open for writing (create: true), by "mmapkv put" or import, in a folder that exists',
         error,
       );
     case 'EACCES':
@@ -106,7 +106,7 @@ export function fromSystemError(error: unknown, path: string, doing: string): Er
         path,
         `permission denied (${doing})`,
         facts,
-        'check the owner and mode of the file and of its folder, or open it readOnly',
+        'check the owner and mode of the file, of its control file (.lock) and of its folder; to read, the right to read the file is enough (readOnly)',
         error,
       );
     case 'ELOOP':
@@ -145,7 +145,7 @@ export function fromSystemError(error: unknown, path: string, doing: string): Er
         path,
         `the file is shorter than the store, or a page of it cannot be read (${doing})`,
         facts,
-        'restore it from a backup',
+        'restore it from a backup, or save what is left with "mmapkv export --salvage"',
         error,
       );
     case 'EOPNOTSUPP':
@@ -158,7 +158,18 @@ export function fromSystemError(error: unknown, path: string, doing: string): Er
         'use a local file system such as ext4, xfs, btrfs or tmpfs',
         error,
       );
+    case 'ENAMETOOLONG':
+      return storeError(
+        'ERR_STORE_UNSUPPORTED',
+        path,
+        `the path is too long for the file system (${doing})`,
+        facts,
+        'use a shorter one',
+        error,
+      );
+    case 'EIO':
+      return storeError('ERR_STORE_CORRUPT', path, `the disk cannot be read or written (${doing})`, facts, 'look at the disk', error);
     default:
-      return storeError('ERR_STORE_CORRUPT', path, `a system call failed (${doing})`, facts, 'see the cause', error);
+      return storeError('ERR_STORE_UNSUPPORTED', path, `a system call failed (${doing})`, facts, 'see the cause', error);
   }
 }

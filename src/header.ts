@@ -36,7 +36,7 @@ import {
   HEADER_SIZE,
   MAX_EXTENTS,
 } from './layout.js';
-import { corrupt } from './memory.js';
+import { corrupt, truncated } from './memory.js';
 import { native } from './native.js';
 
 export interface Header {
@@ -177,6 +177,7 @@ export function newestHeader(words: Int32Array, bytes: number, path: string, siz
   const copies = [words.subarray(0, HEADER_SIZE / 4), words.subarray(HEADER_SIZE / 4)];
   const isOurs = (copy: Int32Array) => copy[H_MAGIC_WORD] === HEADER_MAGIC_0 && copy[H_MAGIC_WORD + 1] === HEADER_MAGIC_1;
   const ours = copies.filter(isOurs);
+  if (bytes < HEADER_SIZE && isOurs(copies[0]!)) throw truncated(path, size, 2 * HEADER_SIZE);
   if (bytes < HEADER_SIZE || ours.length === 0) {
     throw notAStore('the file is not a mmapkv store: it does not begin with the magic bytes', { size });
   }

@@ -203,6 +203,6 @@ export function truncated(path: string, found: number, expected: number): Error 
     path,
     'the file is shorter than its header says',
     { file: found, header: expected },
-    'another program has cut it: close the store and restore it from a backup',
+    'another program has cut it: close the store and restore it from a backup, or save what is left with "mmapkv export --salvage"',
   );
 }

@@ -8,7 +8,7 @@
  */
 import { dirname } from 'node:path';
 import { checkpointNow, currentEpoch, endCheckpoints, isSuspect, markLoose, refuseSuspect, syncOrSuspect } from './checkpoint.js';
-import { cleanDead, leaveEpoch, settle } from './cleanup.js';
+import { cleanDead, leaveEpoch, settle, settleInherited } from './cleanup.js';
 import { openControl } from './control.js';
 import { publishCounts } from './counts.js';
 import { fromSystemError, storeError, systemCode } from './errors.js';
@@ -127,8 +127,7 @@ function createStore(path: string, options: NormalizedOptions): void {
 function writeNewStore(path: string, fd: number, info: FileInfo, options: NormalizedOptions): void {
   const isSmall = options.maxSize > 0 && options.maxSize < SMALL_STORE;
   const depth = isSmall ? 1 : INITIAL_DEPTH;
-  const most = options.maxSize > 0 ? Math.floor(options.maxSize / EXTENT_SIZE) : MAX_EXTENTS;
-  const extentCount = Math.min(INITIAL_EXTENTS, most);
+  const extentCount = Math.min(INITIAL_EXTENTS, options.maxSize > 0 ? Math.floor(options.maxSize / EXTENT_SIZE) : MAX_EXTENTS);
   native.allocate(fd, 0, extentCount * EXTENT_SIZE);
   const header: Header = {
     sequence: 0,
@@ -315,6 +314,7 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
     session = startSession(path, memory, opened, options, isRecovering);
     if (!claimOwner(session)) throw noOwnerSlot(path);
     if (failpoint !== null) failpoint('open.claimed');
+    if (session.interrupted) settleInherited(session);
     if (!inUse) begin(session, opened, decision, control.id);
     else if (options.durability === 'none' && !header.loose) markLoose(session);
     const owned = session;

@@ -1,5 +1,6 @@
 /** What `open` takes: every option, its default, its range. Everything is checked here, before a file is touched. */
-import { resolve } from 'node:path';
+import { basename, resolve } from 'node:path';
+import { EXTENT_SIZE, MAX_EXTENTS } from './layout.js';
 
 /** How much a power loss may take: see `StoreOptions.durability`. */
 export type Durability = 'none' | 'checkpoint' | 'sync';
@@ -110,18 +111,24 @@ const names = [
   'hash',
 ] as const satisfies (keyof StoreOptions)[];
 
+/** Bytes; the file systems' limit is 255. */
+const maxNameSize = 250;
 const minMaxSize = 2 ** 20;
+const maxMaxSize = MAX_EXTENTS * EXTENT_SIZE;
 const minSegmentSize = 2 ** 16;
 const maxSegmentSize = 2 ** 24;
 const maxLockTimeout = 3_600_000;
 /** The longest delay of a timer in Node. */
 const maxInterval = 2 ** 31 - 1;
 
-/** Checks what was given to `open`. Throws TypeError, RangeError, or `ERR_STORE_UNSUPPORTED` for what is not built yet. */
+/** Checks what was given to `open`. Throws TypeError or RangeError. */
 export function normalizeOptions(path: unknown, options: unknown = {}): NormalizedOptions {
   if (typeof path !== 'string') throw new TypeError(`path must be a string, got ${kindOf(path)}`);
   if (path === '') throw new TypeError('path must not be empty');
   if (path.includes('\0')) throw new TypeError('path must not contain a NUL character');
+  const nameSize = Buffer.byteLength(basename(path));
+  if (nameSize > maxNameSize)
+    throw new RangeError(`the name of the file may have ${maxNameSize} bytes at most, since ".lock" comes behind it: bytes=${nameSize}`);
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
     throw new TypeError(`options must be an object, got ${kindOf(options)}`);
   }
@@ -145,6 +152,8 @@ export function normalizeOptions(path: unknown, options: unknown = {}): Normaliz
     localCache: wholeNumber('localCache', given.localCache, 0, 0, Number.MAX_SAFE_INTEGER),
     hash: functionOrNothing('hash', given.hash),
   };
+  if (normalized.maxSize > maxMaxSize) throw new RangeError(`maxSize must be at most ${maxMaxSize} bytes: maxSize=${normalized.maxSize}`);
+  if (normalized.eviction === 'auto' && normalized.maxSize === 0) throw new TypeError("eviction: 'auto' needs maxSize");
   return normalized;
 }
 

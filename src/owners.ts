@@ -78,36 +78,49 @@ function pidNamespace(): number {
   }
 }
 
-/** Takes a free slot. The slots of the dead are passed over: cleanDead() frees them. */
+/**
+ * Takes a free slot. The slots of the dead are passed over, as cleanDead() frees them; but if there are no others, this open
+ * becomes the owner that died, and what that one left is as if a call of its own had been cut off: see settleInherited().
+ */
 export function claimOwner(session: Session): boolean {
-  const { fixed, controlFd } = session.memory;
-  for (let slot = 1; slot <= OWNER_COUNT; slot++) {
-    const word = slotWord(slot);
-    if ((Atomics.load(fixed, word + O_STATE_WORD) & 1) !== 0) continue;
-    if (!native.tryLock(controlFd, OWNER_LOCK_BYTE + slot, 1, true)) continue;
-    const state = Atomics.load(fixed, word + O_STATE_WORD);
-    if ((state & 1) !== 0) {
-      native.unlock(controlFd, OWNER_LOCK_BYTE + slot, 1);
-      continue;
-    }
-    if (failpoint !== null) failpoint('owner.locked');
-    const incarnation = ((state >>> 1) + 1) & OWNER_INCARNATION_MASK;
-    fixed[word + O_PID_WORD] = process.pid;
-    fixed[word + O_THREAD_WORD] = threadId;
-    const now = Date.now();
-    fixed[word + O_SINCE_WORD] = now | 0;
-    fixed[word + O_SINCE_WORD + 1] = Math.floor(now / 2 ** 32);
-    fixed[word + O_PID_NAMESPACE_WORD] = pidNamespace();
-    fixed[word + O_PINNED_EPOCH_WORD] = 0;
-    fixed[word + O_APPENDING_WORD] = 0;
-    fixed[word + O_WATCHING_WORD] = 0;
-    fixed[word + O_CLEARING_WORD] = 0;
-    for (let last = lastSlot(fixed); last < slot; last = lastSlot(fixed)) Atomics.compareExchange(fixed, C_LAST_SLOT_WORD, last, slot);
-    Atomics.store(fixed, word + O_STATE_WORD, (incarnation << 1) | 1);
-    session.owner = ownerOf(slot, incarnation);
-    return true;
+  for (const inherits of [false, true]) {
+    for (let slot = 1; slot <= OWNER_COUNT; slot++) if (claimSlot(session, slot, inherits)) return true;
   }
   return false;
+}
+
+function claimSlot(session: Session, slot: number, inherits: boolean): boolean {
+  const { fixed, controlFd } = session.memory;
+  const word = slotWord(slot);
+  if (!inherits && (Atomics.load(fixed, word + O_STATE_WORD) & 1) !== 0) return false;
+  if (!native.tryLock(controlFd, OWNER_LOCK_BYTE + slot, 1, true)) return false;
+  const state = Atomics.load(fixed, word + O_STATE_WORD);
+  const isInherited = (state & 1) !== 0;
+  if (isInherited && !inherits) {
+    native.unlock(controlFd, OWNER_LOCK_BYTE + slot, 1);
+    return false;
+  }
+  if (failpoint !== null) failpoint('owner.locked');
+  fixed[word + O_PID_WORD] = process.pid;
+  fixed[word + O_THREAD_WORD] = threadId;
+  const now = Date.now();
+  fixed[word + O_SINCE_WORD] = now | 0;
+  fixed[word + O_SINCE_WORD + 1] = Math.floor(now / 2 ** 32);
+  fixed[word + O_PID_NAMESPACE_WORD] = pidNamespace();
+  fixed[word + O_PINNED_EPOCH_WORD] = 0;
+  fixed[word + O_APPENDING_WORD] = 0;
+  session.interrupted = isInherited;
+  if (isInherited) {
+    session.owner = ownerOf(slot, state >>> 1);
+    return true;
+  }
+  fixed[word + O_WATCHING_WORD] = 0;
+  fixed[word + O_CLEARING_WORD] = 0;
+  for (let last = lastSlot(fixed); last < slot; last = lastSlot(fixed)) Atomics.compareExchange(fixed, C_LAST_SLOT_WORD, last, slot);
+  const incarnation = ((state >>> 1) + 1) & OWNER_INCARNATION_MASK;
+  Atomics.store(fixed, word + O_STATE_WORD, (incarnation << 1) | 1);
+  session.owner = ownerOf(slot, incarnation);
+  return true;
 }
 
 export function noOwnerSlot(path: string): Error {
@@ -120,9 +133,9 @@ export function noOwnerSlot(path: string): Error {
   );
 }
 
-/** Gives the slot back; the caller holds no lock any more. */
+/** Gives the slot back; the caller holds no lock any more. One with something in it to put in order is left to others. */
 export function releaseOwner(session: Session): void {
-  if (session.owner === 0) return;
+  if (session.owner === 0 || session.interrupted) return;
   const slot = session.owner & OWNER_SLOT_MASK;
   const { fixed, controlFd } = session.memory;
   Atomics.store(fixed, slotWord(slot) + O_STATE_WORD, (session.owner >>> OWNER_INCARNATION_SHIFT) << 1);

@@ -89,10 +89,13 @@ function decodeHeader(words: Int32Array, fileSize: number): RedoHeader | undefin
   return { storeId: getId(words, L_STORE_ID_WORD), controlId: getId(words, L_CONTROL_ID_WORD), halfSize };
 }
 
-export function readRedoHeader(fd: number, fileSize: number): { header: RedoHeader | undefined; isBlank: boolean } {
+/** `isOurs`: a redo log, whole or not, or one that somebody was about to make; not any file that has the name. */
+export function readRedoHeader(fd: number, fileSize: number): { header: RedoHeader | undefined; isBlank: boolean; isOurs: boolean } {
   const words = new Int32Array(REDO_HEADER_SIZE / 4);
   native.readFile(fd, new Uint8Array(words.buffer), 0);
-  return { header: decodeHeader(words, fileSize), isBlank: words.every((word) => word === 0) };
+  const isBlank = words.every((word) => word === 0);
+  const isOurs = isBlank || (words[L_MAGIC_WORD] === REDO_MAGIC_0 && words[L_MAGIC_WORD + 1] === REDO_MAGIC_1);
+  return { header: decodeHeader(words, fileSize), isBlank, isOurs };
 }
 
 /**
@@ -107,7 +110,7 @@ export function openRedoFile(path: string, storeId: string, controlId: string, m
     const { kind, size } = native.fileInfo(fd);
     if (kind !== 'file')
       throw storeError('ERR_STORE_NOT_A_STORE', path, 'the redo log is not a regular file', { log: name }, 'move it away');
-    const { header, isBlank } = readRedoHeader(fd, size);
+    const { header, isBlank, isOurs } = readRedoHeader(fd, size);
     const file = { fd, halfSize: header?.halfSize ?? REDO_HALF_SIZE, seed: redoSeed(storeId, controlId) };
     if (header?.storeId === storeId && header.controlId === controlId) return file;
     if (header === undefined) {
@@ -118,6 +121,15 @@ export function openRedoFile(path: string, storeId: string, controlId: string, m
           'the redo log of a store in use is damaged',
           { log: name },
           'close the store in every process that has it open, then open it again',
+        );
+      }
+      if (!isOurs) {
+        throw storeError(
+          'ERR_STORE_NOT_A_STORE',
+          path,
+          'the file in the place of its redo log is something else',
+          { log: name },
+          'move it away, or give the store another name',
         );
       }
       const zeros = new Uint8Array(STEP);

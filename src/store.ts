@@ -6,7 +6,7 @@ import { checkInSlices } from './check.js';
 import { checkpoint, checkpointNow, checkpointNowAndThen } from './checkpoint.js';
 import { settle, watchInterrupted } from './cleanup.js';
 import { clearStore } from './clear.js';
-import { encoded, encodeKey, encodeValue, keyWords, releaseValue } from './codec.js';
+import { encoded, encodeKey, encodeValue, keyWords, releaseValue, subject } from './codec.js';
 import { type CompactResult, compactStore } from './compact.js';
 import { Computations } from './compute.js';
 import { publishNowAndThen } from './counts.js';
@@ -30,9 +30,8 @@ import { ALWAYS, addNumber, IF_ABSENT, IF_PRESENT, IF_VERSION, NEVER_EXPIRES, re
  *
  * @throws {TypeError} path or an option has the wrong type, or is misspelt
  * @throws {RangeError} an option is out of range
- * @throws {StoreError} ERR_STORE_NOT_FOUND, ERR_STORE_NOT_A_STORE, ERR_STORE_FORMAT, ERR_STORE_CORRUPT,
- *   ERR_STORE_TRUNCATED, ERR_STORE_PERMISSION, ERR_STORE_NO_SPACE, ERR_STORE_NO_MEMORY, ERR_STORE_LOCK_TIMEOUT,
- *   ERR_STORE_NEEDS_RECOVERY, ERR_STORE_UNSUPPORTED
+ * @throws {StoreError} ERR_STORE_NOT_FOUND, ERR_STORE_NOT_A_STORE, ERR_STORE_FORMAT, ERR_STORE_CORRUPT, ERR_STORE_TRUNCATED,
+ *   ERR_STORE_PERMISSION, ERR_STORE_NO_SPACE, ERR_STORE_NO_MEMORY, ERR_STORE_LOCK_TIMEOUT, ERR_STORE_NEEDS_RECOVERY, ERR_STORE_UNSUPPORTED
  * @example
  * open('cache.kv').set('greeting', 'hello').get('greeting'); // 'hello'
  */
@@ -42,9 +41,6 @@ export function open(path: string, options: StoreOptions = {}): Store {
 
 /** A store: see `open`. Calls are synchronous unless they return a promise; each is atomic for its key among all processes. */
 export class Store implements Iterable<[string, Value]> {
-  /** Absolute. */
-  readonly path: string;
-  readonly readOnly: boolean;
   readonly #session: Session;
   readonly #ttl: number;
   readonly #cache: LocalCache | null;
@@ -55,14 +51,20 @@ export class Store implements Iterable<[string, Value]> {
   constructor(path: string, options: StoreOptions = {}) {
     const normalized = normalizeOptions(path, options);
     this.#session = openSession(normalized.path, normalized);
-    this.path = normalized.path;
-    this.readOnly = normalized.readOnly;
     this.#ttl = normalized.ttl;
-    this.#cache = normalized.localCache > 0 ? new LocalCache(normalized.localCache) : null;
-    this.#session.local = this.#cache;
-    if (this.readOnly) return;
+    this.#session.local = this.#cache = normalized.localCache > 0 ? new LocalCache(normalized.localCache) : null;
+    if (normalized.readOnly) return;
     this.#timers.push(watchInterrupted(this.#session), publishNowAndThen(this.#session), sweepNowAndThen(this.#session));
     if (normalized.durability !== 'none') this.#timers.push(checkpointNowAndThen(this.#session));
+  }
+
+  /** Absolute. */
+  get path(): string {
+    return this.#session.path;
+  }
+
+  get readOnly(): boolean {
+    return this.#session.readOnly;
   }
 
   get closed(): boolean {
@@ -83,13 +85,14 @@ export class Store implements Iterable<[string, Value]> {
     if (session.closed) throw closedError(session.path);
     if (session.busy || session.held !== 0 || session.interrupted || session.deferred.length !== 0) settle(session);
     if (Atomics.load(session.batchCount, 0) !== session.batchesSeen) finishBatches(session);
+    subject.path = session.path;
     return session;
   }
 
   /** For a call that writes. */
   #enterWrite(): Session {
-    if (this.readOnly && !this.#session.closed) throw readOnlyError(this.path);
     const session = this.#enter();
+    if (session.readOnly) throw readOnlyError(session.path);
     if (session.redo !== null) refuseAfterFailedSync(session);
     return session;
   }

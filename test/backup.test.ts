@@ -91,7 +91,7 @@ test('a backup takes the place of a file, and refuses the store itself and what 
     expect(opened.get('key')).toBe('value');
     opened.close();
   }
-  await expect(store.backup(path)).rejects.toThrow(RangeError);
+  for (const name of [path, `${path}.lock`, `${path}.redo`]) await expect(store.backup(name)).rejects.toThrow(RangeError);
   await expect(store.backup(join(folder, 'no folder', 'backup'))).rejects.toMatchObject({ code: 'ERR_STORE_NOT_FOUND' });
   await expect(store.backup(undefined as unknown as string)).rejects.toThrow(TypeError);
   store.close();

@@ -160,11 +160,12 @@ describe('export and import', () => {
     }
   });
 
-  test('export writes a file that only its owner may read, never over the store, and creates no store', async () => {
+  test('export writes a file that only its owner may read, neither it nor get over the store, and creates no store', async () => {
     const folder = newFolder();
     await folder.run('put', 's', 'k', 'v');
     const before = readFileSync(folder.file('s'));
     for (const name of ['s', './s', 's.lock']) expect(await folder.run('export', 's', name)).toMatchObject({ code: 2, out: '' });
+    for (const name of ['s', './s', 's.lock']) expect(await folder.run('get', 's', 'k', '-o', name)).toMatchObject({ code: 2, out: '' });
     expect(readFileSync(folder.file('s')).equals(before)).toBe(true);
     await folder.run('export', 's', 'f');
     expect(statSync(folder.file('f')).mode & 0o777).toBe(0o600);

@@ -117,6 +117,14 @@ describe('normalizeOptions', () => {
     }
   });
 
+  test('refuses eviction without maxSize, and a name that leaves no room for the control file', () => {
+    expect(() => normalizeOptions('a', { eviction: 'auto' })).toThrow(new TypeError("eviction: 'auto' needs maxSize"));
+    expect(normalizeOptions('a', { eviction: 'auto', maxSize: '1mb' })).toMatchObject({ eviction: 'auto', maxSize: mib });
+    expect(() => normalizeOptions('x'.repeat(251))).toThrow(RangeError);
+    expect(() => normalizeOptions(`folder/${'\u00e9'.repeat(126)}`)).toThrow(RangeError);
+    expect(normalizeOptions(`${'x'.repeat(251)}/${'x'.repeat(250)}`).path).toContain('x');
+  });
+
   test('refuses wrong ranges with a RangeError that names the option', () => {
     const wrong: Record<string, unknown[]> = {
       mode: [-1, 0o1000, 1.5, Number.NaN],
@@ -137,6 +145,7 @@ describe('normalizeOptions', () => {
         '5mbb',
         '1.mb',
         '1023k',
+        '5tb',
       ],
       eviction: ['lru', '', 'None'],
       durability: ['fsync', 'Sync'],

@@ -1,6 +1,6 @@
 /** Every method in every state, every wrong argument, and what cannot be opened: one table each. */
 import { spawnSync } from 'node:child_process';
-import { chmodSync, mkdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { open, type Store } from '../dist/index.js';
@@ -149,7 +149,7 @@ test.each(Object.keys(keyed))('%s takes no wrong key', (name) => {
     ).toBeInstanceOf(TypeError);
   expect(thrownBy(() => keyed[name]!(store, 'lone \ud800' as never))).toBeInstanceOf(TypeError);
   for (const key of ['k'.repeat(16_385), Buffer.alloc(16_385), '\u00e9'.repeat(8193)]) {
-    expect(thrownBy(() => keyed[name]!(store, key as never))).toMatchObject({ code: 'ERR_STORE_KEY_TOO_LARGE' });
+    expect(thrownBy(() => keyed[name]!(store, key as never))).toMatchObject({ code: 'ERR_STORE_KEY_TOO_LARGE', path: store.path });
   }
   expect(store.size).toBe(0);
   store.close();
@@ -210,6 +210,48 @@ test.each(wrong)('%s is refused before anything is touched', (_name, call, type)
   expect(thrownBy(() => call(store))).toBeInstanceOf(type);
   expect([...store]).toEqual([['a', 'text']]);
   store.close();
+});
+
+test('path and readOnly cannot be changed', () => {
+  const path = freshPath();
+  open(path).set('a', 1).close();
+  const store = open(path, { readOnly: true });
+  for (const name of ['path', 'readOnly', 'closed', 'size']) {
+    expect(
+      thrownBy(() => {
+        (store as never as Record<string, unknown>)[name] = false;
+      }),
+    ).toBeInstanceOf(TypeError);
+  }
+  expect(thrownBy(() => store.set('a', 2))).toMatchObject({ code: 'ERR_STORE_READ_ONLY' });
+  expect(store).toMatchObject({ path, readOnly: true });
+  store.close();
+});
+
+test.for(['.lock', '.redo'])('what somebody else has in the place of %s is left as it is', (suffix) => {
+  const path = freshPath();
+  const durability = suffix === '.redo' ? 'sync' : 'checkpoint';
+  for (const content of ['important', 'x', Buffer.alloc(20_000, 1)]) {
+    writeFileSync(path + suffix, content);
+    expect(thrownBy(() => open(path, { durability }))).toMatchObject({ code: 'ERR_STORE_NOT_A_STORE', path });
+    expect(readFileSync(path + suffix).equals(Buffer.from(content))).toBe(true);
+  }
+  // Or even a store.
+  rmSync(path + suffix);
+  open(path + suffix)
+    .set('a', 1)
+    .close();
+  expect(thrownBy(() => open(path, { durability }))).toMatchObject({ code: 'ERR_STORE_NOT_A_STORE', path });
+  const other = open(path + suffix);
+  expect(other.get('a')).toBe(1);
+  other.close();
+  rmSync(path + suffix);
+  // As it is when somebody was killed who was about to make it.
+  for (const blank of [Buffer.alloc(0), Buffer.alloc(100_000)]) {
+    writeFileSync(path + suffix, blank);
+    open(path, { durability }).set('a', 2).close();
+    rmSync(path + suffix);
+  }
 });
 
 test('a batch that was made before its store closed takes nothing more and commits nothing', () => {
@@ -284,6 +326,12 @@ const unopenable: [string, (folder: string) => string, string][] = [
     (folder) => made(open(join(folder, 's')).close(), truncateSync(join(folder, 's'), 100_000), join(folder, 's')),
     'ERR_STORE_TRUNCATED',
   ],
+  [
+    'a file that was cut in its header',
+    (folder) => made(open(join(folder, 's')).close(), truncateSync(join(folder, 's'), 100), join(folder, 's')),
+    'ERR_STORE_TRUNCATED',
+  ],
+  ['a path that is too long', (folder) => join(folder, ...Array.from({ length: 40 }, () => 'x'.repeat(200))), 'ERR_STORE_UNSUPPORTED'],
 ];
 
 test.each(unopenable)('%s cannot be opened, in either way, and is left as it was', (_name, make, code) => {

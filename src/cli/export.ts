@@ -80,6 +80,11 @@ function summary({ entries, expired, newer, checkpoint, redone, problems, counts
   return [...lines, notes.join('; ')].map((line) => `mmapkv: ${line}\n`).join('');
 }
 
+/** Nothing is written over a store, or over a file of it. */
+export function refuseStore(file: string, store: string): void {
+  if (['', '.lock', '.redo'].some((suffix) => isSameFile(file, store + suffix))) throw new UsageError(`FILE is the store itself: ${file}`);
+}
+
 /** Opens FILE (or standard output) and hands it to `write`; nothing is opened over one of the files `kept`. */
 export async function toOutput(
   file: string | undefined,
@@ -87,12 +92,7 @@ export async function toOutput(
   write: (output: Output, progress: (total: number) => Promise<Progress>) => Promise<void>,
 ): Promise<void> {
   const isFile = file !== undefined && file !== '-';
-  if (isFile) {
-    for (const other of kept) {
-      if (['', '.lock', '.redo'].some((suffix) => isSameFile(file, other + suffix)))
-        throw new UsageError(`FILE is the store itself: ${file}`);
-    }
-  }
+  if (isFile) for (const other of kept) refuseStore(file, other);
   const fd = isFile ? openSync(file, 'w', 0o600) : 1;
   let shown: Progress | undefined;
   try {

@@ -1,6 +1,7 @@
 /** mmapkv get: a value to standard output or a file. */
 import { writeFileSync } from 'node:fs';
 import { type Command, Exit, keyWord, storeWord } from './command.js';
+import { refuseStore } from './export.js';
 import { printJson, toJson, toPlain, typeOf } from './json.js';
 import { isTerminal, writeOut } from './output.js';
 import { reading } from './stores.js';
@@ -30,6 +31,7 @@ export const get: Command = {
     }
     const file = options['output'];
     if (typeof file === 'string' && file !== '-') {
+      refuseStore(file, path!);
       writeFileSync(file, data);
       return Exit.done;
     }

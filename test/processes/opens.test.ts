@@ -4,6 +4,7 @@ import { basename } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { open } from '../../dist/index.js';
 import {
+  C_LAST_SLOT_WORD,
   CLAIM_COUNT,
   CLAIM_SIZE,
   CLAIMS_OFFSET,
@@ -14,11 +15,15 @@ import {
   LOCK_DIRECTORY_WORD,
   LOCK_GROWTH_WORD,
   LOCK_REDO_WORD,
+  LOCK_SYNCING_BIT,
+  O_STATE_WORD,
   OWNER_COUNT,
+  OWNER_INCARNATION_SHIFT,
   OWNER_SLOT_MASK,
   OWNER_WORDS,
   OWNERS_WORD,
 } from '../../dist/layout.js';
+import { pokeControl } from '../support/events.js';
 import { expectInOrder, expectNothingLeftBehind } from '../support/kills.js';
 import { freshPath, type Message, startPeer, startThread } from '../support/processes.js';
 
@@ -90,6 +95,47 @@ test('a control file that is deleted while the store is open stops new openers a
   again.close();
   expectNothingLeftBehind(path);
 });
+
+test.for([
+  ['nobody', 0],
+  ['somebody', 1],
+] as const)(
+  'when all slots are those of the dead, beside %s who lives, an open takes one over with all that is in it',
+  async ([, living]) => {
+    const path = freshPath();
+    if (living === 0) open(path).close();
+    else {
+      const other = open(path);
+      onTestFinished(() => other.close());
+    }
+    const peer = startPeer('quitter', { path }, { failpoints: 'put.tagged=kill@50' });
+    expect(await peer.hear()).toBe('ready');
+    peer.say('write');
+    expect(await peer.ended()).toMatchObject({ signal: 'SIGKILL' });
+    const words = new Int32Array(readFileSync(`${path}.lock`).buffer.slice(0));
+    const first = living + 1;
+    // The others opened it and died as well: their slots are in use, and nobody holds the bytes.
+    for (let slot = first + 1; slot <= OWNER_COUNT; slot++) {
+      pokeControl(path, (OWNERS_WORD + slot * OWNER_WORDS + O_STATE_WORD) * 4, new Uint8Array(Int32Array.of(3).buffer));
+    }
+    pokeControl(path, C_LAST_SLOT_WORD * 4, new Uint8Array(Int32Array.of(OWNER_COUNT).buffer));
+    const incarnation = words[OWNERS_WORD + first * OWNER_WORDS + O_STATE_WORD]! >>> 1;
+    // As if it had died in the kernel, in the sync of a checkpoint.
+    const lock = new Int32Array([first | (incarnation << OWNER_INCARNATION_SHIFT) | LOCK_SYNCING_BIT]);
+    pokeControl(path, LOCK_CHECKPOINT_WORD * 4, new Uint8Array(lock.buffer));
+    const store = open(path);
+    onTestFinished(() => store.close());
+    expect(store.stats().owners.map(({ slot }) => slot)).toEqual(living === 0 ? [1] : [1, 2]);
+    for (let i = 0; i < 100; i++) store.set(`key${i}`, 'new');
+    expect(await store.getOrCompute('computed', () => 'at once')).toBe('at once');
+    await store.sync();
+    await expectInOrder(store, 'taken over');
+    store.close();
+    const again = open(path);
+    expect(again.size).toBe(101);
+    again.close();
+  },
+);
 
 const OPENS = Number(process.env.MMAPKV_OPENS ?? (process.env.MMAPKV_KILLS === undefined ? 300 : 10_000));
 const WORKERS = Number(process.env.MMAPKV_WORKERS ?? Math.max(12, Math.floor(OPENS / 10)));
