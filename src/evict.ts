@@ -3,8 +3,10 @@
  * valuable entries. Which these are is said in copy.ts; the recency bits it goes by are set by readers (recency.ts).
  * A write evicts from the segment that it writes to; a large value from one segment after the other.
  */
+import { forEachSegment } from './directory.js';
 import { availableExtents, reclaimQuarantine } from './extents.js';
 import { failpoint } from './failpoints.js';
+import { EXTENT_SIZE } from './layout.js';
 import { native } from './native.js';
 import { replaceSegment } from './rebuild.js';
 import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
@@ -75,7 +77,7 @@ const FAILURES = 8;
 
 /** Makes `wanted` extents available. False: the store is too small. Called without a lock. */
 export function evictFor(session: Session, wanted: number): boolean {
-  if ((wanted + 8) * 65536 > session.maxSize) return false;
+  if (!canHold(session, wanted)) return false;
   let failures = 0;
   for (let round = 0; round < ROUNDS && failures < FAILURES; round++) {
     if (availableExtents(session) >= wanted) return true;
@@ -84,4 +86,14 @@ export function evictFor(session: Session, wanted: number): boolean {
     failures = evictFrom(session, Math.floor(Math.random() * 2 ** 32) | 0) ? 0 : failures + 1;
   }
   return false;
+}
+
+/** Could so many extents be free, with all segments next to empty? If not, nothing is dropped for them. */
+function canHold(session: Session, wanted: number): boolean {
+  const most = Math.floor(session.maxSize / EXTENT_SIZE);
+  if (wanted <= most >>> 3) return true;
+  // The root, and the heads: segments do not become fewer.
+  let taken = 1;
+  forEachSegment(session, () => taken++);
+  return wanted + taken <= most;
 }

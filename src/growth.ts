@@ -99,7 +99,9 @@ function growTo(session: Session, count: number, wanted: number, needed: number)
       session.path,
       'the store has reached its largest size',
       { size: count * EXTENT_SIZE, maxSize: max },
-      'delete entries, or create it with a larger maxSize',
+      session.evicts
+        ? 'what is to be written is too large for it, whatever is dropped: create it with a larger maxSize'
+        : 'delete entries, or create it with a larger maxSize',
     );
   }
   try {

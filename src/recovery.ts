@@ -300,30 +300,30 @@ function writeDirectory(session: Session, heads: readonly number[], depth: numbe
   }
 }
 
-/** The newest epoch that any extent's header names. */
+/** The newest epoch that any extent's header names; what is far from the durable one is damage. */
 function newestEpoch(session: Session, count: number, durable: number): number {
   let newest = durable;
   for (let extent = 1; extent < count; extent++) {
-    newest = newerEpoch(extentWords(session.memory, extent), extentBase(extent), newest, durable);
+    const words = extentWords(session.memory, extent);
+    const base = extentBase(extent);
+    for (const epoch of [words[base + X_CREATED_EPOCH_WORD]!, words[base + X_RETIRED_EPOCH_WORD]!, stampIn(words, base)]) {
+      if (epoch > newest && epoch < durable + EPOCH_LIMIT) newest = epoch;
+    }
   }
   return newest;
 }
 
-/** The newest epoch that the extent's header names, or `newest`; what is far from the durable one is damage. */
-function newerEpoch(words: Int32Array, base: number, newest: number, durable: number): number {
-  const stamp = newestEpochWord(words[base + X_STATE_WORD]!);
-  for (const word of [X_CREATED_EPOCH_WORD, X_RETIRED_EPOCH_WORD, ...(stamp === 0 ? [] : [stamp])]) {
-    const epoch = words[base + word]!;
-    if (epoch > newest && epoch < durable + EPOCH_LIMIT) newest = epoch;
-  }
-  return newest;
+/** What stamp() in extents.ts may have written into the extent; 0: nothing. */
+function stampIn(words: Int32Array, base: number): number {
+  const word = newestEpochWord(words[base + X_STATE_WORD]!);
+  return word === 0 ? 0 : words[base + word]!;
 }
 
 /** Extents at the end of a copy that are looked at. */
 const END_EXTENTS = 1024;
 
 /**
- * Was the end of a copy that calls itself clean copied when somebody had the store open again? Then it is not: it is to be
+ * Was the end of a copy that calls itself clean copied when somebody had opened the store again? Then it is not: it is to be
  * recovered as any copy of a store in use.
  */
 export function isOpenedSince(fd: number, size: number, durable: number): boolean {
@@ -331,7 +331,8 @@ export function isOpenedSince(fd: number, size: number, durable: number): boolea
   const count = Math.floor(size / EXTENT_SIZE);
   for (let extent = Math.max(1, count - END_EXTENTS); extent < count; extent++) {
     native.readFile(fd, new Uint8Array(words.buffer), extent * EXTENT_SIZE);
-    if (newerEpoch(words, 0, durable, durable) > durable) return true;
+    const epoch = stampIn(words, 0);
+    if (epoch > durable && epoch < durable + EPOCH_LIMIT) return true;
   }
   return false;
 }

@@ -102,7 +102,8 @@ function storeValue(
 
 /** Writes a large value into extents of its own, for which space is made if need be. Called without a lock. */
 export function writeExtents(session: Session, hash: number, keySize: number, value: Omit<Payload, 'words'>): LargeValue {
-  const wanted = Math.ceil(value.size / EXTENT_PAYLOAD_SIZE) + 4 + heldBackExtents(session);
+  const spare = Math.min(4, session.memory.limit >>> 3);
+  const wanted = Math.ceil(value.size / EXTENT_PAYLOAD_SIZE) + spare + heldBackExtents(session);
   for (let round = 0; ; round++) {
     try {
       return writeLarge(session, hash, keySize, value.type, value.bytes, value.size);

@@ -74,6 +74,26 @@ test.for([1, 2, 3])('large values count, and are dropped as well (%i)', async ()
   expect(store.stats().checkpoints).toBe(0);
 });
 
+test.for(['none', 'checkpoint'] as const)('the smallest cache takes values of a quarter of it, with durability %s', async (durability) => {
+  const { store } = newCache({ maxSize: '1mb', durability });
+  const fill = () => {
+    for (let i = 0; i < 2000; i++) store.set(`small ${i}`, valueFor(`small ${i}`, 1000));
+  };
+  for (const size of [30_000, 50_000, 70_000, 150_000, 250_000]) {
+    fill();
+    for (let i = 0; i < 20; i++) {
+      store.set(`large ${i}`, Buffer.alloc(size, i));
+      expect(store.getBinary(`large ${i}`)!.equals(Buffer.alloc(size, i))).toBe(true);
+    }
+  }
+  fill();
+  // Nothing is dropped for what does not fit into an empty one.
+  const { evictions } = store.stats();
+  expect(() => store.set('large', Buffer.alloc(900_000))).toThrow(expect.objectContaining({ code: 'ERR_STORE_FULL' }));
+  expect(store.stats().evictions).toBe(evictions);
+  expect((await store.check()).problems).toEqual([]);
+});
+
 test('3 processes that set large values at once do not take the room from each other that they make', { timeout: 60_000 }, async () => {
   const { path, store } = newCache({ maxSize: '8mb' });
   const callers = await Promise.all([1, 2, 3].map(() => Caller.start(path, { options: { durability: 'none' } })));
