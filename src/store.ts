@@ -256,7 +256,7 @@ export class Store implements Iterable<[string, Value]> {
   }
 
   /** The value under the key; if it is absent, stores what `fn` returns. `fn` runs without a lock, in each process that finds nothing. */
-  getOrInsertComputed(key: Key, fn: (key: Key) => Value, options?: WriteOptions | number): Value {
+  getOrInsertComputed<K extends Key>(key: K, fn: (key: K) => Value, options?: WriteOptions | number): Value {
     this.#enterWrite();
     checkFunction('fn', fn);
     const found = this.get(key);
@@ -271,9 +271,9 @@ export class Store implements Iterable<[string, Value]> {
    * @example
    * const user = await store.getOrCompute('user:1', () => database.load(1), { ttl: 60_000 });
    */
-  async getOrCompute(key: Key, fn: (key: Key) => Promise<Value> | Value, options: ComputeOptions | number = {}): Promise<Value> {
+  async getOrCompute<K extends Key>(key: K, fn: (key: K) => Promise<Value> | Value, options: ComputeOptions | number = {}): Promise<Value> {
     this.#computations ??= new Computations(this.#enterWrite(), this);
-    return this.#computations.getOrCompute(key, fn, options);
+    return this.#computations.getOrCompute(key, fn as (key: Key) => ReturnType<typeof fn>, options);
   }
 
   /** Gives the entry a new expiry, ttl ms from now (undefined: never); false when the key is absent. */

@@ -63,6 +63,9 @@ describe('export and import', () => {
       looks: { $date: 1 },
       floats: new Float64Array([1.5, Number.NaN]),
       regexp: /x/gi,
+      // biome-ignore lint/suspicious/noSparseArray: a hole is what is kept
+      holes: [1, , [, 3]],
+      more: Object.assign([1], { x: 2 }),
       circular,
     };
     for (const [key, value] of Object.entries(values)) source.set(key, value);
@@ -158,6 +161,18 @@ describe('export and import', () => {
       expect(expiresAt - now).toBeGreaterThan(hour - 60_000);
       expect(expiresAt - now).toBeLessThan(hour + 60_000);
     }
+  });
+
+  test('an array of billions of holes is a short line', async () => {
+    const folder = newFolder();
+    const holes: number[] = [];
+    holes[4_000_000_000] = 1;
+    open(folder.file('s')).set('holes', { holes }).close();
+    const { out } = await folder.run('get', 's', 'holes');
+    expect(out.length).toBeLessThan(100);
+    await folder.shell('node "$M" export s | node "$M" import t');
+    const { holes: found } = contents(folder.file('t')).get(Buffer.from('holes').toString('hex'))![0] as { holes: number[] };
+    expect(Object.entries(found)).toEqual([['4000000000', 1]]);
   });
 
   test('export writes a file that only its owner may read, neither it nor get over the store, and creates no store', async () => {

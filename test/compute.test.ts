@@ -49,6 +49,9 @@ test('a missing value is computed once, stored, and found from then on', async (
   expect(store.get('a')).toEqual({ n: 1 });
   expect(store.getRemainingTTL('a')).toBe(Number.POSITIVE_INFINITY);
   expect(await store.getOrCompute('b', async () => null, { ttl: 50_000 })).toBe(null);
+  // By its type, too, the function gets the kind of key that was given.
+  expect(await store.getOrCompute('five', (key: string) => key.length)).toBe(4);
+  expect(store.getOrInsertComputed(Buffer.from('six'), (key: Buffer) => key.length)).toBe(3);
   expect(store.get('b')).toBe(null);
   expect(store.getRemainingTTL('b')).toBeGreaterThan(40_000);
   expect(await store.getOrCompute('c', () => 5n, 50_000)).toBe(5n);

@@ -31,7 +31,7 @@ was stored before stays. Entries that have expired are left out.`,
     ['--value <column>', 'column of the value'],
     ['--no-header', 'the first line holds an entry, not names of columns'],
     ['--type <type>', 'what the columns of csv and tsv hold: text, json; text by default'],
-    ['--ttl <duration>', 'time to live of entries that bring none, such as 30s'],
+    ['--ttl <duration>', 'time to live of entries that bring none, such as 30s; a number alone is ms'],
     ['--strict', 'stop at the first bad line'],
   ],
   async run([path, file], options) {

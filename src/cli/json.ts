@@ -12,8 +12,8 @@
  *   {"$set":[value,...]}             Set
  *   {"$undefined":true}              undefined within an array, object, Map or Set
  *   {"$object":{"$date":1}}          a plain object that would read as one of these
- *   {"$clone":"<base64>"}            anything else (typed arrays, regular expressions, errors, what contains itself): V8's
- *                                    own serialization
+ *   {"$clone":"<base64>"}            anything else (typed arrays, regular expressions, errors, what contains itself, arrays with
+ *                                    holes): V8's own serialization
  *
  * An object with one "$" key that is not in this list is itself. An object that occurs twice in a value is written twice.
  */
@@ -81,7 +81,7 @@ function plainObject(value: object, within: Set<object>): unknown {
   if (within.has(value)) throw new Circular();
   within.add(value);
   let result: unknown;
-  if (Array.isArray(value)) result = Array.from(value, (item) => plain(item, within));
+  if (Array.isArray(value)) result = isList(value) ? value.map((item) => plain(item, within)) : cloned(value);
   else if (value instanceof Map) result = { $map: Array.from(value, ([key, item]) => [plain(key, within), plain(item, within)]) };
   else if (value instanceof Set) result = { $set: Array.from(value, (item) => plain(item, within)) };
   else if (Object.getPrototypeOf(value) === Object.prototype) {
@@ -93,6 +93,12 @@ function plainObject(value: object, within: Set<object>): unknown {
   }
   within.delete(value);
   return result;
+}
+
+/** No holes (there may be billions of them), and nothing but elements. */
+function isList(value: unknown[]): boolean {
+  for (let i = 0; i < value.length; i++) if (!(i in value)) return false;
+  return Object.keys(value).length === value.length;
 }
 
 /** The value that a line of JSON stands for. */

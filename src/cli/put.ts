@@ -22,7 +22,7 @@ behind "--". Exit code 1: the condition was not met.`,
   words: [storeWord, keyWord, ['[value]', 'the value; standard input when it is missing or "-"']],
   options: [
     ['--type <type>', `what to store the value as: ${types.join(', ')}`],
-    ['--ttl <duration>', 'time to live, such as 500ms, 30s, 5m, 2h, 7d'],
+    ['--ttl <duration>', 'time to live, such as 500ms, 30s, 5m, 2h, 7d; a number alone is ms'],
     ['--if-absent', 'only if there is no such key'],
     ['--if-version <version>', 'only if the entry still has this version (see get --json)'],
   ],
