@@ -290,6 +290,45 @@ describe('watch', () => {
   });
 });
 
+describe('bench', () => {
+  test('measures, in the folder that it is told, and leaves nothing behind', async () => {
+    const folder = newFolder();
+    const { code, out, err } = await folder.run('bench', '.', '--count', '2000', '--size', '10', '--json');
+    expect({ code, err }).toEqual({ code: 0, err: '' });
+    const results = out
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line));
+    expect(results.length).toBeGreaterThan(4);
+    for (const { what, operations, rate } of results) {
+      expect(what).toEqual(expect.any(String));
+      expect(operations).toBeGreaterThan(0);
+      expect(rate).toBeGreaterThan(0);
+    }
+    expect((await folder.run('bench', '--count', '100')).out.trim().split('\n')).toHaveLength(results.length);
+    for (const options of [
+      ['--count', '0'],
+      ['--count', 'x'],
+      ['--size', '-1'],
+      ['--size', '2000000'],
+      ['a', 'b'],
+    ])
+      expect(await folder.run('bench', ...options)).toMatchObject({ code: 2, out: '' });
+    expect(await folder.run('bench', 'none')).toMatchObject({ code: 3, err: failure('ENOENT') });
+    expect(readdirSync(folder.path)).toEqual([]);
+  });
+
+  test('interrupted, it leaves nothing behind either', async () => {
+    const folder = newFolder();
+    const child = folder.start(process.execPath, [bin, 'bench', '.', '--count', '1000000']);
+    const result = finished(child);
+    await until(() => readdirSync(folder.path).length > 0, 'it begins');
+    child.kill('SIGINT');
+    expect(await result).toMatchObject({ code: null, signal: 'SIGINT', err: '' });
+    expect(readdirSync(folder.path)).toEqual([]);
+  });
+});
+
 describe('keys and list', () => {
   const binary = Buffer.from([0x66, 0xff, 0x0a]);
 

@@ -2,6 +2,7 @@
  * The command line's entry. What it costs to start matters, since scripts call it in loops: a call without options is
  * understood here, and the parser is loaded only for the rest (bench/cli.mjs measures both).
  */
+import { bench } from './bench.js';
 import { check } from './check.js';
 import { clear } from './clear.js';
 import { type Command, Exit, UsageError } from './command.js';
@@ -36,6 +37,7 @@ const commands: readonly Command[] = [
   backup,
   watch,
   clear,
+  bench,
 ];
 
 /** Runs a command line (without node and the script) and returns the exit code. Prints messages, never throws. */
