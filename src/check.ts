@@ -227,7 +227,10 @@ export async function checkInSlices(
     session.busy = true;
     const step = steps.next();
     session.busy = false;
-    if (step.done) return step.value;
+    if (step.done) {
+      onProgress?.(1);
+      return step.value;
+    }
     if (performance.now() - started < SLICE) continue;
     onProgress?.(step.value);
     await new Promise((resolve) => setImmediate(resolve));

@@ -235,7 +235,7 @@ export class Store implements Iterable<[string, Value]> {
    */
   increment(key: Key, by = 1, options?: WriteOptions | number): number {
     const session = this.#enterWrite();
-    if (typeof by !== 'number') throw new TypeError(`by must be a number, got ${typeof by}`);
+    if (typeof by !== 'number' || Number.isNaN(by)) throw new TypeError(`by must be a number, got ${Number.isNaN(by) ? by : typeof by}`);
     const expiresAt = this.#expiry(options);
     const keySize = encodeKey(key);
     const sum = addNumber(session, session.hashKey(keyWords, keySize), keySize, by, expiresAt);

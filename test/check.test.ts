@@ -360,6 +360,16 @@ describe('check names', () => {
   });
 });
 
+test('onProgress is told how far it is, up to 1', async () => {
+  const store = open(join(folder, 'progress'), { durability: 'none' });
+  for (let i = 0; i < 50_000; i++) store.set(`key ${i}`, i);
+  const shares: number[] = [];
+  expect((await store.check({ onProgress: (share) => shares.push(share) })).ok).toBe(true);
+  expect(shares.at(-1)).toBe(1);
+  expect(shares.every((share, i) => share >= (shares[i - 1] ?? 0))).toBe(true);
+  store.close();
+});
+
 test('an index that is said to have a million slots is told of once an extent at most, not once a slot', async () => {
   // Bit 7 is nobody's: then the word is damaged, and nothing is looked up by it.
   for (const [word, isKnown] of [

@@ -187,6 +187,7 @@ const wrong: [string, (store: Store) => unknown, typeof TypeError | typeof Range
   ['batch set with a ttl out of range', (store) => store.batch().set('a', 1, 0), RangeError],
   ['touch by text', (store) => store.touch('a', '1' as never), TypeError],
   ['increment by text', (store) => store.increment('c', '1' as never), TypeError],
+  ['increment by NaN', (store) => store.increment('c', Number.NaN), TypeError],
   ['increment of text', (store) => store.increment('a'), TypeError],
   ['compareAndSet with a text as version', (store) => store.compareAndSet('a', '1' as never, 1), TypeError],
   ['compareAndSet with null as version', (store) => store.compareAndSet('a', null as never, 1), TypeError],
