@@ -120,6 +120,8 @@ function isOwnFile(session: Session, destination: string): boolean {
 }
 
 async function copyCheckpoint(session: Session, copy: string, enter: () => void): Promise<void> {
+  // The store may have been closed while the folder was made.
+  enter();
   const { fd, fixed } = session.memory;
   const pin = OWNERS_WORD + (session.owner & OWNER_SLOT_MASK) * OWNER_WORDS + O_PINNED_EPOCH_WORD;
   Atomics.store(fixed, pin, currentEpoch(session));
@@ -127,6 +129,7 @@ async function copyCheckpoint(session: Session, copy: string, enter: () => void)
   try {
     if (failpoint !== null) failpoint('backup.pinned');
     await checkpoint(session);
+    enter();
     durable = durableEpoch(session);
     if (failpoint !== null) failpoint('backup.durable');
     await copyFile(`/proc/self/fd/${fd}`, copy, constants.COPYFILE_FICLONE);

@@ -150,10 +150,24 @@ function waitingWord(session: Session, deadline: number): number {
 
 // ---- The steps -------------------------------------------------------------------------------------------------------
 
+/** Epochs are compared as signed numbers of 32 bits. */
+const MAX_EPOCH = 2 ** 31 - 1000;
+
+function noMoreEpochs(session: Session, epoch: number): Error {
+  return storeError(
+    'ERR_STORE_FULL',
+    session.path,
+    'the store has had as many checkpoints as it can',
+    { epoch },
+    'write it into a new one: "mmapkv export", then "mmapkv import"',
+  );
+}
+
 /** Step 2. Returns the epoch that is to become durable. Caller holds the lock. */
 function beginEpoch(session: Session): number {
   const root = session.memory.words[0]!;
   const epoch = Atomics.load(root, R_EPOCH_WORD);
+  if (epoch >= MAX_EPOCH) throw noMoreEpochs(session, epoch);
   resetRedoHalf(session, epoch + 1);
   Atomics.store(root, R_EPOCH_WORD, epoch + 1);
   if (failpoint !== null) failpoint('checkpoint.begun');

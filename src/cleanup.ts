@@ -5,7 +5,7 @@
  */
 import { endClaimsOf } from './claims.js';
 import { directoryDepth, locate } from './directory.js';
-import { cleanEvents, isWatched, noteUntold, unregisterWatcher } from './events.js';
+import { cleanEvents, isWatched, noteUntold } from './events.js';
 import { attachExtent, repairAllocator, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
 import {
@@ -81,16 +81,16 @@ export function settle(session: Session): void {
 }
 
 /**
- * This open has the slot of an owner that died, and with it what that one left. A sync that died with it looks like one of this
- * open, and would be waited for; and its computations and watchers are nobody's.
+ * For an open that found no slot but the last one: makes those of the dead free. It may have that one from somebody who died in
+ * the same place: a sync that died with it looks like one of this open, and would be waited for.
  */
-export function settleInherited(session: Session): void {
+export function makeSlots(session: Session): void {
   const { fixed } = session.memory;
-  const slot = session.owner & OWNER_SLOT_MASK;
-  if (seize(session, fixed, LOCK_CHECKPOINT_WORD, session.owner)) release(fixed, LOCK_CHECKPOINT_WORD);
-  unregisterWatcher(session, slot);
-  endClaimsOf(session, slot);
-  settle(session);
+  if (session.interrupted) {
+    if (seize(session, fixed, LOCK_CHECKPOINT_WORD, session.owner)) release(fixed, LOCK_CHECKPOINT_WORD);
+    settle(session);
+  }
+  cleanDead(session);
 }
 
 /** ms between two looks at whether an interrupted call left something to put in order. */

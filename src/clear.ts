@@ -4,8 +4,7 @@ import { beginClear, endClear } from './events.js';
 import { heldBackExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
 import { makeRoom } from './growth.js';
-import { S_COUNT_WORD, S_LOG_COUNT_WORD, S_LOG_START_WORD, S_PREFIX_WORD, S_TAIL_WORD } from './layout.js';
-import { extentBase, extentWords } from './memory.js';
+import { S_COUNT_WORD, S_LOG_COUNT_WORD, S_LOG_START_WORD, S_TAIL_WORD } from './layout.js';
 import { replaceSegment } from './rebuild.js';
 import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
@@ -17,7 +16,7 @@ export function clearStore(session: Session): void {
   if (session.redo !== null) session.redo.owed++;
   beginClear(session);
   // Segments that split meanwhile leave their second half behind the cursor: the walk meets it later.
-  forEachSegment(session, (found) => clearSegment(session, extentWords(session.memory, found)[extentBase(found) + S_PREFIX_WORD]!));
+  forEachSegment(session, (_, prefix) => clearSegment(session, prefix));
   endClear(session);
   finished(session, true);
   session.busy = false;

@@ -139,9 +139,9 @@ export class Computations {
     // Not the table's hash: keys that this one cannot tell apart need not wait for each other.
     const identity = xxh32Words(keyWords, keySize, ~this.#session.hashSeed);
     // What the caller does with its bytes meanwhile does not matter.
-    const own = typeof key === 'string' ? key : Uint8Array.from(key);
+    const own = typeof key === 'string' ? key : Buffer.from(key);
     const running = this.#start(name);
-    this.#run(running, own, identity, () => fn(key), options, since).catch(running.reject);
+    this.#run(running, own, identity, () => fn(own), options, since).catch(running.reject);
     return running;
   }
 

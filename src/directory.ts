@@ -27,6 +27,7 @@ import {
   SEGMENT_MAGIC,
 } from './layout.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
+import { native } from './native.js';
 import type { Session } from './session.js';
 
 /** Looks at the directory before it must be damaged: each further look means that a segment was replaced meanwhile. */
@@ -161,13 +162,27 @@ function follow(session: Session, entry: number, hash: number): number {
   throw corrupt(session.path, 'a replaced segment has no successor', { extent: entry, prefix: hash });
 }
 
-/** Visits the head of each segment once, in the order of the directory. */
-export function forEachSegment(session: Session, visit: (head: number) => void): void {
-  const count = directoryCount(session);
-  for (let i = 0; i < count; i++) {
-    const head = locate(session, i);
-    const words = extentWords(session.memory, head);
-    // The segment's first entry is the one whose index is its prefix.
-    if (words[extentBase(head) + S_PREFIX_WORD] === i) visit(head);
+/**
+ * Visits the head of each segment, with its prefix, in the order of the directory. Who splits it meanwhile may double the
+ * directory: the second halves then lie behind what was its end, and are visited as well.
+ */
+export function forEachSegment(session: Session, visit: (head: number, prefix: number) => void): void {
+  for (let i = 0; i < directoryCount(session); i++) {
+    for (let tries = 0; tries < TRIES; tries++) {
+      const head = locate(session, i);
+      const words = extentWords(session.memory, head);
+      const base = extentBase(head);
+      const generation = Atomics.load(words, base);
+      const prefix = words[base + S_PREFIX_WORD]!;
+      native.fence();
+      // Replaced since it was located.
+      if ((generation & 1) !== 0 || Atomics.load(words, base) !== generation) continue;
+      // The segment's first entry is the one whose index is its prefix.
+      if (prefix === i) visit(head, prefix);
+      break;
+    }
   }
 }
+
+/** Looks at an entry whose segment is replaced each time. */
+const TRIES = 1000;

@@ -8,7 +8,7 @@
  */
 import { decodeKey, encodeKey, keyWords } from './codec.js';
 import { locate } from './directory.js';
-import { S_CHECKSUM_WORD, S_DEPTH_WORD, S_INDEX_WORD, S_PREFIX_WORD } from './layout.js';
+import { S_CHECKSUM_WORD, S_DEPTH_WORD, S_INDEX_WORD, S_PREFIX_WORD, SLOT_TOMBSTONE } from './layout.js';
 import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
 import { AS_PRESENCE, AS_VALUE, read } from './read.js';
 import { segmentChecksum } from './rebuild.js';
@@ -59,7 +59,10 @@ function list(session: Session, from: number, prefix: Buffer | undefined): Listi
       forEachSlot(session, words, base, Atomics.load(words, base + S_INDEX_WORD), (slots, i) => {
         // A segment that was merged by damage alone could begin before the cursor; what came already is not repeated.
         if (reverseBits(slots[i]!) < from) return;
-        const { words: log, index, extent } = recordAt(memory, words, base, Atomics.load(slots, i + 1));
+        const ref = Atomics.load(slots, i + 1);
+        // Deleted since forEachSlot() looked.
+        if (ref <= SLOT_TOMBSTONE) return;
+        const { words: log, index, extent } = recordAt(memory, words, base, ref);
         if (!fitsExtent(log, index, extentBase(extent))) throw corrupt(session.path, 'a record is larger than its extent', { extent });
         const at = keyIndex(log, index) * 4;
         const keySize = keySizeOf(log, index);

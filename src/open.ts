@@ -8,7 +8,7 @@
  */
 import { dirname } from 'node:path';
 import { checkpointNow, currentEpoch, endCheckpoints, isSuspect, markLoose, refuseSuspect, syncOrSuspect } from './checkpoint.js';
-import { cleanDead, leaveEpoch, settle, settleInherited } from './cleanup.js';
+import { cleanDead, leaveEpoch, makeSlots, settle } from './cleanup.js';
 import { openControl } from './control.js';
 import { publishCounts } from './counts.js';
 import { fromSystemError, storeError, systemCode } from './errors.js';
@@ -40,7 +40,7 @@ import { changeMark, takeMark } from './mark.js';
 import { corrupt, extentBase, extentWords, Memory, truncated } from './memory.js';
 import { type FileInfo, native, OpenFlag } from './native.js';
 import type { NormalizedOptions } from './options.js';
-import { claimOwner, noOwnerSlot, releaseOwner } from './owners.js';
+import { claimOwner, releaseOwner } from './owners.js';
 import { randomId, randomWord } from './random.js';
 import { initSegment } from './rebuild.js';
 import { type Decision, decide, isOpenedSince, recoverStore, recoveryProgress } from './recovery.js';
@@ -312,12 +312,11 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
       : decide({ clean: wasClean, sameBoot: opened.isSameFile, controlKept: control.isKept, loose: header.loose });
     const isRecovering = decision === 'recover' || decision === 'empty';
     session = startSession(path, memory, opened, options, isRecovering);
-    if (!claimOwner(session)) throw noOwnerSlot(path);
+    const owned = session;
+    claimOwner(session, inUse, () => makeSlots(owned));
     if (failpoint !== null) failpoint('open.claimed');
-    if (session.interrupted) settleInherited(session);
     if (!inUse) begin(session, opened, decision, control.id);
     else if (options.durability === 'none' && !header.loose) markLoose(session);
-    const owned = session;
     if (options.durability !== 'none') session.written = new Written();
     session.makeDurable = (epoch) => checkpointNow(owned, epoch);
     if (options.durability === 'sync') session.redo = new Redo(openRedoFile(path, header.storeId, control.id, info.mode & 0o777, inUse));

@@ -56,12 +56,14 @@ export class Operations {
     const { type, size, words, bytes } = encoded;
     const isLarge = !fitsRecord(keySize, size);
     const hasExpiry = expiresAt !== Number.POSITIVE_INFINITY;
+    // As putExpiry() does: what is larger does not fit.
+    const expiry = Math.min(expiresAt, Number.MAX_SAFE_INTEGER);
     const flags = (hasExpiry ? FLAG_EXPIRY : 0) | (isLarge ? FLAG_LARGE : 0);
     const p = this.#begin(hash, keySize, isLarge ? 0 : size, type | flags);
     if (hasExpiry) {
       const at = this.starts[this.count - 1]! + P_EXPIRY_WORD;
-      this.words[at] = expiresAt | 0;
-      this.words[at + 1] = Math.floor(expiresAt / 2 ** 32);
+      this.words[at] = expiry | 0;
+      this.words[at + 1] = Math.floor(expiry / 2 ** 32);
     }
     this.sets++;
     if (isLarge) {

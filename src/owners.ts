@@ -78,14 +78,33 @@ function pidNamespace(): number {
   }
 }
 
+/** The last slot is for opens that find no other: see claimOwner(). */
+const LAST_RESORT = OWNER_COUNT;
+/** Opens for writing at once. */
+const MAX_OWNERS = OWNER_COUNT - 1;
+
 /**
- * Takes a free slot. The slots of the dead are passed over, as cleanDead() frees them; but if there are no others, this open
- * becomes the owner that died, and what that one left is as if a call of its own had been cut off: see settleInherited().
+ * Takes a free slot. The slots of the dead are passed over, as cleanDead() frees them. If there are no others, this open has the
+ * last one for as long as `clean` cleans up after the dead, and then one of those. (Whoever died in doing so leaves the last one
+ * behind. Once nobody uses the store this open becomes that owner, incarnation and all: what it left is then as if a call of
+ * its own had been cut off. While others use the store that would be wrong: who has just found the dead one dead could take a lock
+ * from the living.) Caller holds the open lock.
  */
-export function claimOwner(session: Session): boolean {
-  for (const inherits of [false, true]) {
-    for (let slot = 1; slot <= OWNER_COUNT; slot++) if (claimSlot(session, slot, inherits)) return true;
-  }
+export function claimOwner(session: Session, inUse: boolean, clean: () => void): void {
+  if (claimAnySlot(session)) return;
+  if (!claimSlot(session, LAST_RESORT, !inUse)) throw noOwnerSlot(session.path);
+  clean();
+  const last = session.owner;
+  const isMoved = claimAnySlot(session);
+  const { owner } = session;
+  session.owner = last;
+  releaseOwner(session);
+  if (!isMoved) throw noOwnerSlot(session.path);
+  session.owner = owner;
+}
+
+function claimAnySlot(session: Session): boolean {
+  for (let slot = 1; slot <= MAX_OWNERS; slot++) if (claimSlot(session, slot, false)) return true;
   return false;
 }
 
@@ -123,12 +142,12 @@ function claimSlot(session: Session, slot: number, inherits: boolean): boolean {
   return true;
 }
 
-export function noOwnerSlot(path: string): Error {
+function noOwnerSlot(path: string): Error {
   return storeError(
     'ERR_STORE_NO_MEMORY',
     path,
     'the store is open too many times',
-    { limit: OWNER_COUNT },
+    { limit: MAX_OWNERS },
     'close some of its opens (each worker thread counts as one)',
   );
 }

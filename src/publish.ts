@@ -206,8 +206,9 @@ export function publish(
   // 4. What repair can recompute.
   words[base + S_TAIL_WORD] = tail + units;
   if (failpoint !== null) failpoint('put.tailed');
-  words[base + S_SEQUENCE_LOW_WORD] = low;
+  // High first: killed between the two at a wrap, the sequence jumps ahead, and none is given again.
   words[base + S_SEQUENCE_HIGH_WORD] = high;
+  words[base + S_SEQUENCE_LOW_WORD] = low;
   words[base + S_LIVE_UNITS_WORD] = words[base + S_LIVE_UNITS_WORD]! + units - oldUnits;
   if (!found) {
     words[base + S_COUNT_WORD]!++;
@@ -268,8 +269,9 @@ export function publishDeletion(
   if (failpoint !== null) failpoint('delete.published');
   words[base + S_TAIL_WORD] = tail + DELETION_UNITS;
   if (failpoint !== null) failpoint('delete.tailed');
-  words[base + S_SEQUENCE_LOW_WORD] = low;
+  // High first: killed between the two at a wrap, the sequence jumps ahead, and none is given again.
   words[base + S_SEQUENCE_HIGH_WORD] = high;
+  words[base + S_SEQUENCE_LOW_WORD] = low;
   words[base + S_LIVE_UNITS_WORD]! -= oldUnits;
   words[base + S_COUNT_WORD]!--;
   if (oldValueExtents !== 0) retirePending(session, words, base, oldValueExtents);

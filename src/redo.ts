@@ -295,7 +295,7 @@ export function relieveRedo(session: Session): void {
  */
 export function flushRedo(session: Session): void {
   const { redo } = session;
-  if (redo === null || (redo.used === 0 && redo.owed === 0 && !redo.waiting && redo.batch < 0)) return;
+  if (redo === null || session.closed || (redo.used === 0 && redo.owed === 0 && !redo.waiting && redo.batch < 0)) return;
   // Still set between calls: it was cut off, and may have left the lock taken.
   session.busy = true;
   try {

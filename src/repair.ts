@@ -151,8 +151,8 @@ function sealLog(session: Session, words: Int32Array, base: number): void {
     return;
   }
   words[base + S_TAIL_WORD] = tail + unitsOf(recordWordsAt(log, record));
-  words[base + S_SEQUENCE_LOW_WORD] = log[record + K_SEQUENCE_WORD]!;
   words[base + S_SEQUENCE_HIGH_WORD] = log[record + K_TYPE_WORD]! >>> SEQUENCE_HIGH_SHIFT;
+  words[base + S_SEQUENCE_LOW_WORD] = log[record + K_SEQUENCE_WORD]!;
 }
 
 /** Recomputes the segment's counters from its index. Caller holds the lock. */
@@ -175,6 +175,6 @@ function recount(session: Session, words: Int32Array, base: number): void {
   words[base + S_LIVE_UNITS_WORD] = liveUnits;
   words[base + S_VALUE_EXTENTS_WORD] = valueExtentCount;
   words[base + S_USED_WORD] = countUsed(session, words, base, index);
-  words[base + S_SEQUENCE_LOW_WORD] = sequence | 0;
   words[base + S_SEQUENCE_HIGH_WORD] = Math.floor(sequence / 2 ** 32);
+  words[base + S_SEQUENCE_LOW_WORD] = sequence | 0;
 }

@@ -3,6 +3,7 @@
  * done again after an interruption: an extent is retired only while it still is what it was.
  */
 import { retireExtents } from './extents.js';
+import { failpoint } from './failpoints.js';
 import {
   EXTENT_HEADER_WORDS,
   EXTENT_PAYLOAD_SIZE,
@@ -38,6 +39,7 @@ import {
   X_STATE_WORD,
 } from './layout.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
+import { native } from './native.js';
 import { fitsExtent, keyIndex, keySizeOf, payloadIndex, payloadSizeOf, recordAt } from './record.js';
 import type { Session } from './session.js';
 import { find, forEachSlot } from './table.js';
@@ -72,10 +74,15 @@ export function valueExtents(session: Session, words: Int32Array, record: number
     const extent = direct[2 * i]!;
     // A list that has been reused: the value is gone, its places read as extent 0.
     if (extentWords(session.memory, extent)[extentBase(extent) + X_GENERATION_WORD] !== direct[2 * i + 1]) continue;
+    if (failpoint !== null) failpoint('value.listed');
     const from = extentBase(extent) + EXTENT_HEADER_WORDS;
     const start = i * VALUE_LIST_PAIRS;
     const length = Math.min(count - start, VALUE_LIST_PAIRS);
     pairs.set(extentWords(session.memory, extent).subarray(from, from + 2 * length), 2 * start);
+    native.fence();
+    // Reused while it was copied, for the list of another value perhaps: the same.
+    const generation = Atomics.load(extentWords(session.memory, extent), extentBase(extent) + X_GENERATION_WORD);
+    if (generation !== direct[2 * i + 1]) pairs.fill(0, 2 * start, 2 * (start + length));
   }
   return { pairs, lists: direct };
 }

@@ -86,8 +86,9 @@ export class Watchers {
   }
 
   watch(options: WatchOptions | undefined): Watcher<Key> {
-    if (this.#isClosed) throw closedError(this.#session.path);
+    // Getters of the options may close the store.
     const { wants, as } = wantedBy(options);
+    if (this.#isClosed) throw closedError(this.#session.path);
     const registration = new Registration(() => this.#leave(registration));
     this.#registrations.add(registration);
     registerWatcher(this.#session);

@@ -5,6 +5,7 @@
  * repairs what a half-done step may have left. After the commit the write has happened, and is reported so.
  */
 
+import { closedError } from './arguments.js';
 import { kickCheckpoint } from './checkpoint.js';
 import { cleanDead } from './cleanup.js';
 import { keyWords } from './codec.js';
@@ -53,6 +54,11 @@ function leave(session: Session, error: unknown): void {
   if (error instanceof StoreError || error instanceof TypeError) session.busy = false;
 }
 
+/** A getter in what is to be written, or in the options, may have closed the store. */
+function refuseClosed(session: Session): void {
+  if (session.closed) throw closedError(session.path);
+}
+
 /** Stores what `encoded` describes under the key in keyWords; false when the condition is not met. */
 export function writeValue(
   session: Session,
@@ -63,6 +69,7 @@ export function writeValue(
   condition: number,
   version: number,
 ): boolean {
+  refuseClosed(session);
   session.busy = true;
   let written: boolean;
   try {
@@ -202,6 +209,7 @@ const numberPayload: Payload = { type: NUMBER_TYPE, size: 8, words: numberWords,
 
 /** Adds to the number under the key in keyWords, which counts as 0 when absent. An entry that is there keeps its expiry. */
 export function addNumber(session: Session, hash: number, keySize: number, by: number, expiresAt: number): number {
+  refuseClosed(session);
   session.busy = true;
   let result: number;
   try {

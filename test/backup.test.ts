@@ -78,6 +78,30 @@ test('what a backup pins is reused when it is done', async () => {
   store.close();
 });
 
+test.for(['none', 'checkpoint'] as const)(
+  'a store that is closed while a backup begins: ERR_STORE_CLOSED, durability %s',
+  async (durability) => {
+    const path = join(freshFolder(), 'store');
+    const ends = new Set<string>();
+    for (let turns = 0; turns < 12; turns++) {
+      const store = open(path, { durability });
+      for (let i = 0; i < 2000; i++) store.set(`key ${i}`, turns);
+      const other = open(path, { durability });
+      const done = store.backup(`${path} backup`).then(
+        () => 'done',
+        (error) => error.code,
+      );
+      for (let i = 0; i < turns; i++) await new Promise((resolve) => setImmediate(resolve));
+      store.close();
+      ends.add(await done);
+      other.close();
+    }
+    // Who has copied it all before needs the store no more.
+    ends.delete('done');
+    expect([...ends]).toEqual(['ERR_STORE_CLOSED']);
+  },
+);
+
 test('a backup takes the place of a file, and refuses the store itself and what is no folder', async () => {
   const folder = freshFolder();
   const path = join(folder, 'store');

@@ -105,6 +105,15 @@ test('so may a getter in the options', () => {
   }
 });
 
+test('the largest ttl is as long in a batch as in a set', () => {
+  const store = fresh();
+  for (const ttl of [1e15, 2 ** 53, 1e18, 2 ** 63, 2 ** 64, Number.MAX_VALUE]) {
+    store.set('set', 1, ttl).batch().set('batch', 1, ttl).commit();
+    const [one, other] = ['set', 'batch'].map((key) => store.getRemainingTTL(key)!);
+    expect(Math.abs(one! - other!), String(ttl)).toBeLessThan(60_000);
+  }
+});
+
 test("a ttl begins with set(), and the store's own one counts where none is given", () => {
   const store = fresh({ ttl: 1e6 });
   store.batch().set('own', 1, 5e6).set('object', 1, { ttl: 3e6 }).set('default', 1).set('short', 1, 1).commit();

@@ -5,6 +5,7 @@ import { closeSync, copyFileSync, openSync, readFileSync, readSync, rmSync, writ
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, type Store, type StoreOptions } from '../dist/index.js';
+import { R_EPOCH_WORD } from '../dist/layout.js';
 import { DECISIONS, decide } from '../dist/recovery.js';
 import { freshFolder, isStopped, startPeer, until, within } from './support/processes.js';
 import { replayable } from './support/random.js';
@@ -188,6 +189,22 @@ test('a stopped writer holds up a checkpoint, which says so, and nothing else', 
   peer.kill('SIGKILL');
   await peer.ended();
   await store.sync();
+});
+
+test('a store that has used up its epochs says so, and keeps what it has', async () => {
+  const { path, store } = newStore();
+  store.set('key', 1).syncNow();
+  const fd = openSync(path, 'r+');
+  writeSync(fd, Int32Array.of(2 ** 31 - 1000), 0, 4, R_EPOCH_WORD * 4);
+  closeSync(fd);
+  store.set('key', 2);
+  await expect(store.sync()).rejects.toMatchObject({ code: 'ERR_STORE_FULL', path });
+  expect(() => store.syncNow()).toThrow(expect.objectContaining({ code: 'ERR_STORE_FULL', path }));
+  expect(store.get('key')).toBe(2);
+  store.close();
+  const again = open(path);
+  expect(again.get('key')).toBe(2);
+  again.close();
 });
 
 test('one that is stopped while it takes space for a large value holds up no checkpoint', async () => {

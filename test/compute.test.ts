@@ -35,6 +35,20 @@ const unexpected = () => {
   throw new Error('this one was not to compute');
 };
 
+test('bytes of a key that change while somebody else computes change neither what is computed nor where it is stored', async () => {
+  const path = freshPath();
+  const one = open(path);
+  const other = opened(path);
+  const first = one.getOrCompute('user:1', never).catch((error) => error.code);
+  const key = Buffer.from('user:1');
+  const second = other.getOrCompute(key, (given) => `of ${given}`);
+  key.write('user:2');
+  one.close();
+  expect(await first).toBe('ERR_STORE_CLOSED');
+  expect(await second).toBe('of user:1');
+  expect([...other]).toEqual([['user:1', 'of user:1']]);
+});
+
 test('a missing value is computed once, stored, and found from then on', async () => {
   const store = opened();
   let calls = 0;

@@ -213,6 +213,60 @@ test.each(wrong)('%s is refused before anything is touched', (_name, call, type)
   store.close();
 });
 
+const closing: [string, (store: Store) => unknown][] = [
+  ['the ttl of a set', (store) => store.set('k', 1, closes(store, 'ttl', 1000))],
+  ['a value', (store) => store.set('k', closes(store, 'x', 1))],
+  ['a value that is cloned', (store) => store.set('k', closes(store, 'x', new Map()))],
+  ['a large value', (store) => store.set('k', closes(store, 'x', large))],
+  ['the ttl of an increment', (store) => store.increment('k', 1, closes(store, 'ttl', 1000))],
+  [
+    'the ttl of a batch',
+    (store) =>
+      store
+        .batch()
+        .set('k', 1, closes(store, 'ttl', 1000))
+        .commit(),
+  ],
+  ['the prefix of a watcher', (store) => store.watch(closes(store, 'prefix', 'a'))],
+  ['the prefix of an iteration', (store) => [...store.keys(closes(store, 'prefix', 'a'))]],
+];
+
+function closes(store: Store, name: string, value: unknown): object {
+  return Object.defineProperty({}, name, {
+    enumerable: true,
+    get: () => {
+      store.close();
+      return value;
+    },
+  });
+}
+
+describe.each(['none', 'checkpoint', 'sync'] as const)('with durability %s', (durability) => {
+  test.each(closing)('a getter of %s that closes the store: ERR_STORE_CLOSED', (_name, call) => {
+    const path = freshPath();
+    const store = open(path, { durability });
+    store.set('a', 1);
+    expect(thrownBy(() => call(store))).toMatchObject({ code: 'ERR_STORE_CLOSED', path });
+    const again = open(path, { durability });
+    expect([...again]).toEqual([['a', 1]]);
+    again.close();
+  });
+
+  test('an iterable of entries that closes the store at its end has been stored', () => {
+    const path = freshPath();
+    const store = open(path, { durability });
+    store.setMany(
+      (function* () {
+        yield ['a', 1] as const;
+        store.close();
+      })(),
+    );
+    const again = open(path);
+    expect(again.get('a')).toBe(1);
+    again.close();
+  });
+});
+
 test('path and readOnly cannot be changed', () => {
   const path = freshPath();
   open(path).set('a', 1).close();

@@ -178,6 +178,8 @@ const elsewhere = [
   'redo.synced',
   'redo.released',
   'recovery.redone',
+  // A reader's, who holds nothing: races.test.ts
+  'value.listed',
 ];
 
 test('every failpoint of the source has its kill', () => {

@@ -114,15 +114,17 @@ test.for([
     expect(await peer.ended()).toMatchObject({ signal: 'SIGKILL' });
     const words = new Int32Array(readFileSync(`${path}.lock`).buffer.slice(0));
     const first = living + 1;
-    // The others opened it and died as well: their slots are in use, and nobody holds the bytes.
-    for (let slot = first + 1; slot <= OWNER_COUNT; slot++) {
+    // The others opened it and died as well: their slots are in use, and nobody holds the bytes. So did, if nobody lives, one
+    // that had the last slot to clean up after them.
+    const last = living === 0 ? OWNER_COUNT : OWNER_COUNT - 1;
+    for (let slot = first + 1; slot <= last; slot++) {
       pokeControl(path, (OWNERS_WORD + slot * OWNER_WORDS + O_STATE_WORD) * 4, new Uint8Array(Int32Array.of(3).buffer));
     }
-    pokeControl(path, C_LAST_SLOT_WORD * 4, new Uint8Array(Int32Array.of(OWNER_COUNT).buffer));
+    pokeControl(path, C_LAST_SLOT_WORD * 4, new Uint8Array(Int32Array.of(last).buffer));
+    // As if one had died in the kernel, in the sync of a checkpoint.
     const incarnation = words[OWNERS_WORD + first * OWNER_WORDS + O_STATE_WORD]! >>> 1;
-    // As if it had died in the kernel, in the sync of a checkpoint.
-    const lock = new Int32Array([first | (incarnation << OWNER_INCARNATION_SHIFT) | LOCK_SYNCING_BIT]);
-    pokeControl(path, LOCK_CHECKPOINT_WORD * 4, new Uint8Array(lock.buffer));
+    const holder = living === 0 ? last | (1 << OWNER_INCARNATION_SHIFT) : first | (incarnation << OWNER_INCARNATION_SHIFT);
+    pokeControl(path, LOCK_CHECKPOINT_WORD * 4, new Uint8Array(Int32Array.of(holder | LOCK_SYNCING_BIT).buffer));
     const store = open(path);
     onTestFinished(() => store.close());
     expect(store.stats().owners.map(({ slot }) => slot)).toEqual(living === 0 ? [1] : [1, 2]);
