@@ -17,7 +17,7 @@
 
 import { closedError } from './arguments.js';
 import { drain, drainNow, isOfThisThread, SLICE } from './drain.js';
-import { errnoName, fromSystemError, storeError, systemCode } from './errors.js';
+import { errnoName, fromSystemError, StoreError, storeError, systemCode } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { encodeHeader, readHeader, writeHeader } from './header.js';
 import {
@@ -331,8 +331,11 @@ async function runCheckpoint(session: Session): Promise<void> {
     isWithin = false;
     session.busy = wasBusy;
     await ending;
+  } catch (error) {
+    // Anything but our own errors may have cut it off anywhere: then it stays busy, and the next call settles.
+    if (isWithin && error instanceof StoreError) session.busy = wasBusy;
+    throw error;
   } finally {
-    if (isWithin) session.busy = wasBusy;
     if (isOurs()) {
       session.isDraining = false;
       unlockCheckpoint(session);

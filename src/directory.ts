@@ -172,11 +172,11 @@ export function forEachSegment(session: Session, visit: (head: number, prefix: n
       const head = locate(session, i);
       const words = extentWords(session.memory, head);
       const base = extentBase(head);
-      const generation = Atomics.load(words, base);
+      const { generation } = session;
       const prefix = words[base + S_PREFIX_WORD]!;
       native.fence();
       // Replaced since it was located.
-      if ((generation & 1) !== 0 || Atomics.load(words, base) !== generation) continue;
+      if (Atomics.load(words, base) !== generation) continue;
       // The segment's first entry is the one whose index is its prefix.
       if (prefix === i) visit(head, prefix);
       break;

@@ -6,7 +6,7 @@
 import { forEachSegment } from './directory.js';
 import { availableExtents, reclaimQuarantine } from './extents.js';
 import { failpoint } from './failpoints.js';
-import { EXTENT_SIZE } from './layout.js';
+import { EXTENT_SIZE, R_QUARANTINE_COUNT_WORD } from './layout.js';
 import { native } from './native.js';
 import { replaceSegment } from './rebuild.js';
 import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
@@ -31,10 +31,12 @@ const LONGEST_PAUSE = 5;
 
 /**
  * Rebuilds the segment for `hash` without a part of what it holds; not if it is no longer the one with this head, since
- * then somebody else has just done so. False: not even for the smallest copy there was room. Called without a lock.
+ * then somebody else has just done so. At least the share `least` of what it holds goes. False: not even for the smallest copy
+ * there was room. Called without a lock.
  */
-export function evictFrom(session: Session, hash: number, head = 0): boolean {
+export function evictFrom(session: Session, hash: number, head = 0, least = 0): boolean {
   for (const share of SHARES) {
+    if (share < least) continue;
     const deadline = performance.now() + PATIENCE;
     for (let tries = 0; tries < TRIES; tries++) {
       const view = lockSegment(session, hash);
@@ -78,12 +80,16 @@ const FAILURES = 8;
 /** Makes `wanted` extents available. False: the store is too small. Called without a lock. */
 export function evictFor(session: Session, wanted: number): boolean {
   if (!canHold(session, wanted)) return false;
+  // For much room many copies are made, and each may wait for a checkpoint: then rather half of a segment than a sixth.
+  const least = wanted * 8 * EXTENT_SIZE > session.maxSize ? 1 / 2 : 0;
   let failures = 0;
   for (let round = 0; round < ROUNDS && failures < FAILURES; round++) {
     if (availableExtents(session) >= wanted) return true;
-    reclaimQuarantine(session);
+    // A checkpoint, only if it brings enough; else the next copy that finds no room asks for it.
+    const quarantined = Atomics.load(session.memory.words[0]!, R_QUARANTINE_COUNT_WORD);
+    if (availableExtents(session) + quarantined >= wanted) reclaimQuarantine(session);
     if (availableExtents(session) >= wanted) return true;
-    failures = evictFrom(session, Math.floor(Math.random() * 2 ** 32) | 0) ? 0 : failures + 1;
+    failures = evictFrom(session, Math.floor(Math.random() * 2 ** 32) | 0, 0, least) ? 0 : failures + 1;
   }
   return false;
 }

@@ -412,11 +412,12 @@ function leave(session: Session, path: string): void {
     if (session.options.durability === 'none') return;
     refuseSuspect(session);
     const root = session.memory.words[0]!;
-    const epoch = currentEpoch(session);
+    const header = readHeader(fd, path, native.fileInfo(fd).size);
+    // Those who reuse space before a checkpoint (loose) have named the next epoch in the last extent: see stamp().
+    const epoch = currentEpoch(session) + (header.loose ? 1 : 0);
     Atomics.store(root, R_EPOCH_WORD, epoch + 1);
     syncOrSuspect(session);
     if (failpoint !== null) failpoint('close.synced');
-    const header = readHeader(fd, path, native.fileInfo(fd).size);
     header.sequence = (header.sequence + 1) | 0;
     header.clean = true;
     header.loose = false;

@@ -138,6 +138,20 @@ test('copies of what nobody has open are the same without a recovery: of a store
   }
 });
 
+test('a copy of a store that was closed after some used it without durability is whole', () => {
+  const path = join(freshFolder(), 'store');
+  const tight = open(path, { ...NEVER, segmentSize: EXTENT });
+  const loose = open(path, { durability: 'none' });
+  for (let round = 0; round < 10; round++) {
+    for (let i = 0; i < 2000; i++) loose.set(`key ${i}`, `${round} ${'x'.repeat(100)}`);
+  }
+  loose.close();
+  tight.close();
+  copyFileSync(path, `${path} 2`);
+  const copy = opened(`${path} 2`, { readOnly: true });
+  expect(copy.size).toBe(2000);
+});
+
 test('a copy with holes has all of its space before it is written to', () => {
   const path = join(freshFolder(), 'store');
   const store = open(path);
