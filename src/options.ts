@@ -32,7 +32,7 @@ export interface StoreOptions {
   maxSize?: number | string | undefined;
   /**
    * What a write does when the store has reached `maxSize`. 'none': it throws `ERR_STORE_FULL`. 'auto': a write drops
-   * expired entries and those that are worth least to make room, and does not fail for lack of it; `maxSize` must be given. Counts at creation, and is kept in the file.
+   * expired entries and those that are worth least to make room, and fails only when its value alone is too large for the store (up to an eighth of `maxSize` is not); `maxSize` must be given. Counts at creation, and is kept in the file.
    * @default 'none'
    */
   eviction?: Eviction | undefined;

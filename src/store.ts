@@ -1,4 +1,4 @@
-/** The Store class: arguments are checked here, in a fixed order (open, writable, value, key, options), then handed on. */
+/** The Store class: arguments are checked here, in a fixed order (open, writable, options, value, key), then handed on. */
 import { checkFunction, checkIterable, closedError, iterationOf, onProgressOf, readOnlyError, ttlOf } from './arguments.js';
 import { backupStore } from './backup.js';
 import { Batch } from './batch.js';
