@@ -73,6 +73,8 @@ async function copyTo(session: Session, target: string, enter: () => void): Prom
     if (failpoint !== null) failpoint('backup.named');
     native.syncDirectory(target);
   } catch (error) {
+    // Closed meanwhile, its descriptor may have been gone before the copy began.
+    enter();
     throw fromSystemError(error, target, 'writing the backup');
   } finally {
     await rm(folder, { recursive: true, force: true });
