@@ -22,22 +22,20 @@ void Release(uint32_t* lock_word) {
   WakeAll(lock_word);
 }
 
-Outcome SyncWriteSync(int fd, const Commit& commit) {
+Outcome SyncThenWrite(int fd, const Commit& commit) {
   // What cannot be released (memory that is locked) is as well where it is.
   for (const mapping::Region& region : commit.released) mapping::Advise(region, 0, region.size, MADV_DONTNEED);
   // A sync that fails is the last one: the kernel tells of lost pages once, and a second sync would succeed without them.
   const Outcome data = file::SyncData(fd);
   if (!data.Ok()) return data;
-  size_t moved = 0;
-  const uint8_t* bytes = reinterpret_cast<const uint8_t*>(commit.bytes.data());
-  const Outcome written = file::Write(fd, bytes, commit.bytes.size(), commit.offset, &moved);
-  return written.Ok() ? file::SyncData(fd) : written;
+  // A second sync of the whole file would write the pages once more that have changed meanwhile, most of the indexes.
+  return file::WriteDurably(fd, reinterpret_cast<const uint8_t*>(commit.bytes.data()), commit.bytes.size(), commit.offset);
 }
 
 }  // namespace
 
 Outcome Run(int fd, const Commit& commit) {
-  const Outcome outcome = SyncWriteSync(fd, commit);
+  const Outcome outcome = SyncThenWrite(fd, commit);
   if (outcome.Ok()) {
     __atomic_store_n(commit.value_word, commit.value, __ATOMIC_SEQ_CST);
   } else {

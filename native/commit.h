@@ -25,7 +25,7 @@ struct Commit {
   std::vector<mapping::Region> released;
 };
 
-// Syncs the file's data, writes the bytes, syncs again; then stores the value, or the errno where none stands yet; in
+// Syncs the file's data, then writes the bytes through to the disk; then stores the value, or the errno where none stands yet; in
 // any case releases the lock word at last. All in words that others map too, whose sleepers are woken.
 Outcome Run(int fd, const Commit& commit);
 // Sets or takes away kUnderWay.

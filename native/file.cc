@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
 
 #include <cstdio>
@@ -64,10 +65,15 @@ struct FileSystem {
   bool remote;  // served to several hosts, whose mappings do not see each other's stores
 };
 
+constexpr uint32_t kExt4 = 0x0000EF53;  // ext2 and ext3 have the same number
+constexpr uint32_t kXfs = 0x58465342;
+constexpr uint32_t kBtrfs = 0x9123683E;
+constexpr uint32_t kF2fs = 0xF2F52010;
+
 constexpr FileSystem kFileSystems[] = {
-    {0x0000EF53, "ext4", false},  // ext2 and ext3 have the same number
-    {0x58465342, "xfs", false},       {0x9123683E, "btrfs", false},  {0x01021994, "tmpfs", false},
-    {0x794C7630, "overlay", false},   {0xF2F52010, "f2fs", false},   {0x2FC12FC1, "zfs", false},
+    {kExt4, "ext4", false},
+    {kXfs, "xfs", false},             {kBtrfs, "btrfs", false},      {0x01021994, "tmpfs", false},
+    {0x794C7630, "overlay", false},   {kF2fs, "f2fs", false},        {0x2FC12FC1, "zfs", false},
     {0xCA451A4E, "bcachefs", false},  {0x65735546, "fuse", false},   {0x858458F6, "ramfs", false},
     {0x958458F6, "hugetlbfs", false}, {0x00004D44, "vfat", false},   {0x2011BAB0, "exfat", false},
     {0x7366746E, "ntfs3", false},     {0x0000F15F, "ecryptfs", false}, {0x3153464A, "jfs", false},
@@ -91,6 +97,14 @@ void NameFileSystem(uint32_t number, Info* info) {
   std::snprintf(text, sizeof(text), "0x%x", number);
   info->file_system = text;
   info->remote = false;
+}
+
+// Does a write with RWF_DSYNC return when its bytes are on the disk? All should, but not all have always done so (FUSE).
+bool HonoursDsync(int fd) {
+  struct statfs system;
+  if (Retry([&] { return fstatfs(fd, &system); }) != 0) return false;
+  const uint32_t number = static_cast<uint32_t>(system.f_type);
+  return number == kExt4 || number == kXfs || number == kBtrfs || number == kF2fs;
 }
 
 std::string DirectoryOf(const std::string& path) {
@@ -208,6 +222,29 @@ Outcome SyncData(int fd) {
   // fails for a signal's sake, there are none.
   const SignalsHeld held;
   return Check(fdatasync(fd), "fdatasync");
+}
+
+Outcome WriteDurably(int fd, const uint8_t* bytes, size_t length, uint64_t offset) {
+  size_t moved = 0;
+#ifdef RWF_DSYNC  // since glibc 2.26 and musl 1.2.5
+  const SignalsHeld held;
+  while (moved < length && HonoursDsync(fd)) {
+    const iovec rest = {const_cast<uint8_t*>(bytes) + moved, length - moved};
+    const ssize_t count = pwritev2(fd, &rest, 1, static_cast<off_t>(offset + moved), RWF_DSYNC);
+    if (count > 0) {
+      moved += static_cast<size_t>(count);
+    } else if (count == 0) {
+      return Failed(ENOSPC, "pwritev2");
+    } else if (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL || errno == EPERM) {
+      break;  // refused (an old kernel, a filter of system calls), so nothing has been tried
+    } else {
+      return FromErrno("pwritev2");  // as after a failed sync, never tried again
+    }
+  }
+  if (moved == length) return Done();
+#endif
+  const Outcome written = Write(fd, bytes + moved, length - moved, offset + moved, &moved);
+  return written.Ok() ? SyncData(fd) : written;
 }
 
 Outcome SyncDirectoryOf(const std::string& path) {

@@ -40,6 +40,9 @@ Outcome Truncate(int fd, uint64_t size);
 Outcome Allocate(int fd, uint64_t offset, uint64_t length);
 Outcome PunchHole(int fd, uint64_t offset, uint64_t length);
 Outcome SyncData(int fd);
+// Writes, and returns when the bytes are on the disk, with all that is needed to find them there. What else of the file is
+// waiting to be written may be left waiting.
+Outcome WriteDurably(int fd, const uint8_t* bytes, size_t length, uint64_t offset);
 // Syncs the directory that holds `path`.
 Outcome SyncDirectoryOf(const std::string& path);
 // Empty when it cannot be read.

@@ -5,7 +5,7 @@
  *   1. take the checkpoint's lock; who finds it taken waits for the one that is running, and looks again;
  *   2. the epoch E becomes E + 1: whoever takes a segment's lock from now on writes in E + 1;
  *   3. drain: wait until nobody is left who may write in E, cleaning up after the dead and the interrupted;
- *   4. fdatasync; write the other header copy, which names E as durable; fdatasync;
+ *   4. fdatasync; write the other header copy, which names E as durable, through to the disk;
  *   5. tell all: the durable epoch in the control file. What was retired in E or before may be reused now.
  * Step 4 and 5 are one call of the addon, in its thread pool unless the caller waits: they need no JavaScript, so a
  * busy event loop holds nobody up, and they end with letting go of the lock.

@@ -85,7 +85,7 @@ export function fromSystemError(error: unknown, path: string, doing: string): Er
   const code = systemCode(error);
   const { syscall } = error as NodeJS.ErrnoException;
   const facts = { syscall, errno: code };
-  if (syscall === 'fdatasync' || syscall === 'fsync') {
+  if (syscall === 'fdatasync' || syscall === 'fsync' || syscall === 'pwritev2') {
     return storeError('ERR_STORE_SYNC_FAILED', path, `a sync has failed (${doing})`, facts, 'look at the disk', error);
   }
   switch (code) {

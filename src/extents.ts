@@ -151,6 +151,7 @@ function takeOne(session: Session, r: Int32Array, epoch: number): number {
   if (isFresh) extent = r[R_FRESH_WORD]!;
   const w = extentWords(memory, extent);
   const x = extentBase(extent);
+  touch(w, x);
   const kind = w[x + X_STATE_WORD]! & KIND_MASK;
   if (isFresh ? w[x + X_STATE_WORD]! !== 0 : kind !== KIND_FREE) {
     throw corrupt(session.path, 'an extent on the free list is not free', { extent, kind });
@@ -285,6 +286,11 @@ function linkQuarantined(session: Session, r: Int32Array, extent: number): void 
   Atomics.store(r, R_QUARANTINE_TAIL_WORD, extent);
 }
 
+/** Makes the first access to an extent that will be written to a write: see touchHome() in table.ts. */
+function touch(words: Int32Array, base: number): void {
+  Atomics.compareExchange(words, base + X_STATE_WORD, 0, 0);
+}
+
 // Caller holds the allocator's lock. Frees what was retired in `epoch` or before.
 function releaseQuarantine(session: Session, r: Int32Array, epoch: number): void {
   for (let bound = r[R_EXTENT_COUNT_WORD]!; bound > 0; bound--) {
@@ -292,6 +298,7 @@ function releaseQuarantine(session: Session, r: Int32Array, epoch: number): void
     if (extent === 0) return;
     const w = extentWords(session.memory, extent);
     const x = extentBase(extent);
+    touch(w, x);
     if (w[x + X_RETIRED_EPOCH_WORD]! > epoch) return;
     const next = w[x + X_NEXT_WORD]!;
     r[R_PENDING_FREE_WORD] = extent;

@@ -63,8 +63,8 @@ export interface Native {
   syncData(fd: number): void;
   syncDataAsync(fd: number): Promise<void>;
   /**
-   * The end of a checkpoint in one operation: fdatasync, pwrite of `bytes` (at most 1 MiB) at `offset`, fdatasync. After
-   * it the 32-bit word of the mapped buffer `words` at `valueOffset` holds `value` or, when anything failed, the one at
+   * The end of a checkpoint in one operation: fdatasync, then `bytes` (at most 1 MiB) are written at `offset`, through to the
+   * disk (pwritev2 with RWF_DSYNC on file systems known to honour it, else pwrite and another fdatasync). After it the 32-bit word of the mapped buffer `words` at `valueOffset` holds `value` or, when anything failed, the one at
    * `errorOffset` the errno unless another stood there; the sleepers of the value word are woken in both cases. Last of
    * all the word at `lockOffset`, in which bit 28 says meanwhile that this is under way, is set to 0 and its sleepers are woken. A sync
    * that failed is not tried again. `released`: mapped buffers of the file whose pages are taken out of the page tables first (see

@@ -112,6 +112,18 @@ export function find(session: Session, view: View, hash: number, key: Int32Array
   }
 }
 
+/**
+ * Makes the first access to the page of the home slot a write, for one who is going to change it. After a checkpoint the
+ * page may not be mapped: a read would map it, and 15 others, read-only, and each write to one of these costs a second and
+ * much dearer fault (1.8 us instead of 0.6, Linux 6.18).
+ */
+export function touchHome(view: View, hash: number): void {
+  const slot = hash >>> view.homeShift;
+  const words = view.pieceWords[slot >>> view.pieceShift]!;
+  // A compare-and-exchange writes even when it changes nothing; other operations read first.
+  Atomics.compareExchange(words, view.pieceStarts[slot >>> view.pieceShift]! + ((slot & ((1 << view.pieceShift) - 1)) << 1) + 1, 0, 0);
+}
+
 function damagedIndex(session: Session, index: number): Error {
   return corrupt(session.path, 'the index word of a segment is damaged', { found: index });
 }

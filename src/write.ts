@@ -33,7 +33,7 @@ import { expiryOf, payloadIndex, payloadSizeOf, recordWordCount, sequenceOf, uni
 import { compactLocked, isWorthSweeping, makeRoomFor, makeSegmentRoom } from './room.js';
 import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
-import { find } from './table.js';
+import { find, touchHome } from './table.js';
 import type { View } from './view.js';
 
 /** When a write takes place. */
@@ -146,6 +146,7 @@ function write(
     session.committed = false;
     try {
       if (hasRoom(words, base, units)) {
+        if (condition === ALWAYS && session.written !== null) touchHome(view, hash);
         const found = find(session, view, hash, keyWords, keySize);
         const met = isMet(session, found, condition, version);
         if (met) publish(session, view, found, hash, keyWords, keySize, payload, expiresAt);

@@ -1,7 +1,9 @@
 import fs from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { native, OpenFlag } from '../dist/native.js';
-import { Faults } from './support/faults.js';
+import { Faults, writesThrough } from './support/faults.js';
 import { freshFolder, moduleUrl, openNew, run, start, thrownBy, until } from './support/native-harness.js';
 
 const page = native.pageSize;
@@ -142,11 +144,11 @@ describe.each(forms)('%s', (form) => {
     const readOnly = native.openFile(data, 0, 0);
     onTestFinished(() => native.closeFile(readOnly));
     const args = [readOnly, new Uint8Array(1), 0, buffer, value, 5, error, lock] as const;
-    expect(await failure(...args)).toMatchObject({ code: 'EBADF', syscall: 'pwrite' });
+    expect(await failure(...args)).toMatchObject({ code: 'EBADF', syscall: expect.stringMatching(/^pwrite(v2)?$/) });
     expect(state(words)).toEqual({ value: 0, error: 9, lock: 0 });
     words[error / 4] = 5;
     words[lock / 4] = held;
-    expect(await failure(...args)).toMatchObject({ code: 'EBADF', syscall: 'pwrite' });
+    expect(await failure(...args)).toMatchObject({ code: 'EBADF', syscall: expect.stringMatching(/^pwrite(v2)?$/) });
     expect(state(words)).toEqual({ value: 0, error: 5, lock: 0 });
   });
 
@@ -161,7 +163,7 @@ describe.each(forms)('%s', (form) => {
       }`;
     const { folder, data } = newFiles();
     const said = await run(code, { constants: { control: `${folder}/control`, data }, shell: 'ulimit -f 2048; exec "$@"' });
-    expect(said).toEqual([{ code: 'EFBIG', syscall: 'pwrite', words: [0, 27, 0] }]);
+    expect(said).toEqual([{ code: 'EFBIG', syscall: expect.stringMatching(/^pwrite(v2)?$/), words: [0, 27, 0] }]);
   });
 
   test('arguments that are wrong throw at once and touch nothing', () => {
@@ -227,16 +229,31 @@ const fallible = `
   }
   say({ failed, words: [words[2], words[4], words[1000]] });`;
 
+// Where the bytes can be written through in one call, that is taken; an old kernel refuses it.
+const unsupported = 'pwritev2=EOPNOTSUPP';
+const through = [
+  ['pwritev2=EIO@1', { code: 'EIO', syscall: 'pwritev2' }, 5, [1, 2, 3, 4], ['fdatasync 1 -', 'pwritev2 1 EIO']],
+  ['pwritev2=EINTR@1', { code: 'EINTR', syscall: 'pwritev2' }, 4, [1, 2, 3, 4], ['fdatasync 1 -', 'pwritev2 1 EINTR']],
+  ['pwritev2=half@1', undefined, 0, [1, 2, 3, 4], ['fdatasync 1 -', 'pwritev2 1 half', 'pwritev2 2 -']],
+] as const;
+
 test.each(
   forms.flatMap((form) =>
     (
       [
         ['fdatasync=EIO@1', { code: 'EIO', syscall: 'fdatasync' }, 5, [0, 0, 0, 0], ['fdatasync 1 EIO']],
-        ['fdatasync=EIO@2', { code: 'EIO', syscall: 'fdatasync' }, 5, [1, 2, 3, 4], ['fdatasync 1 -', 'pwrite 1 -', 'fdatasync 2 EIO']],
         ['fdatasync=EINTR@1', { code: 'EINTR', syscall: 'fdatasync' }, 4, [0, 0, 0, 0], ['fdatasync 1 EINTR']],
-        ['pwrite=ENOSPC@1', { code: 'ENOSPC', syscall: 'pwrite' }, 28, [0, 0, 0, 0], ['fdatasync 1 -', 'pwrite 1 ENOSPC']],
+        ...(writesThrough(join(tmpdir(), 'any')) ? through : []),
         [
-          'pwrite=EINTR@1,pwrite=half@2,pwrite=EINTR@3',
+          `${unsupported},fdatasync=EIO@2`,
+          { code: 'EIO', syscall: 'fdatasync' },
+          5,
+          [1, 2, 3, 4],
+          ['fdatasync 1 -', 'pwrite 1 -', 'fdatasync 2 EIO'],
+        ],
+        [`${unsupported},pwrite=ENOSPC@1`, { code: 'ENOSPC', syscall: 'pwrite' }, 28, [0, 0, 0, 0], ['fdatasync 1 -', 'pwrite 1 ENOSPC']],
+        [
+          `${unsupported},pwrite=EINTR@1,pwrite=half@2,pwrite=EINTR@3`,
           undefined,
           0,
           [1, 2, 3, 4],
@@ -254,7 +271,7 @@ test.each(
     expect(said).toEqual({ ...(failed && { failed }), words: [failed ? 0 : 5, errno, 0] });
     expect(state(words)).toEqual({ value: failed ? 0 : 5, error: errno, lock: 0 });
     expect([...fs.readFileSync(data).subarray(0, 4)]).toEqual(bytes);
-    expect(faults.calls).toEqual(calls);
+    expect(faults.calls.filter((line) => !line.endsWith('EOPNOTSUPP'))).toEqual(calls);
   },
 );
 

@@ -1,10 +1,10 @@
 /**
  * Makes up the disk after a power loss from a recording (crash-recorder.mjs).
  *
- * The model, exactly: with the crash at instant c, and f the start of the last sync of the file that was complete at c,
- * each page of 4 KiB (or each sector of 512 bytes) holds its content of any instant from f to c, each on its own. The
- * size of the file is that of any such instant, too, on its own: pages past it are cut off, pages that were not there
- * at their instant are zero. A looser model (no floor, or one floor of its own for each page) raises false alarms.
+ * The model, exactly: with the crash at instant c, and f the start of the last sync of the page that was complete at c (most
+ * syncs are of the whole file), each page of 4 KiB (or each sector of 512 bytes) holds its content of any instant from f to c,
+ * each on its own. The size of the file is that of any instant since the last sync of the whole file, on its own: pages past it
+ * are cut off, pages that were not there at their instant are zero. A looser model (without floors) raises false alarms.
  */
 import { DATA, ENTRY_HEADER, MARK, PAGE, PAGE_SIZE, REDO, SIZE, SYNC_END, SYNC_START } from './crash-recorder.mjs';
 
@@ -15,7 +15,7 @@ class RecordedFile {
   /** Page number -> versions {instant, bytes} in their order. */
   pages = new Map();
   sizes = [];
-  /** {start, end}: instants of completed syncs. */
+  /** {start, end, covers}: instants of completed syncs; covers(page): was it synced? undefined: every page was. */
   syncs = [];
 }
 
@@ -41,8 +41,8 @@ export class Recording {
         if (versions === undefined) file.pages.set(value, [{ instant, bytes: payload }]);
         else versions.push({ instant, bytes: payload });
       } else if (type === SIZE) file.sizes.push({ instant, size: value });
-      else if (type === SYNC_START) started.set(value, instant);
-      else if (type === SYNC_END) file.syncs.push({ start: started.get(value), end: instant });
+      else if (type === SYNC_START) started.set(value, { start: instant, covers: length === 0 ? undefined : coverage(payload) });
+      else if (type === SYNC_END) file.syncs.push({ ...started.get(value), end: instant });
       else if (type === MARK) this.marks.push({ instant, what: JSON.parse(payload.toString()) });
       else throw new Error(`the journal is damaged at ${at}`);
     }
@@ -53,12 +53,29 @@ export class Recording {
     return Math.max(...this.files.map(({ syncs }) => syncs[0].end));
   }
 
-  /** Start of the last sync of the file that was complete at `crash`. */
-  floor(file, crash) {
-    let floor = 0;
-    for (const { start, end } of this.files[file].syncs) if (end <= crash && start > floor) floor = start;
-    return floor;
+  /** What tells of each page when its last sync began that was complete at `crash`; of 'size', that of the whole file. */
+  floors(file, crash) {
+    let whole = 0;
+    for (const { start, end, covers } of this.files[file].syncs) if (end <= crash && covers === undefined && start > whole) whole = start;
+    const parts = this.files[file].syncs.filter(({ start, end, covers }) => end <= crash && covers !== undefined && start > whole);
+    parts.sort((a, b) => b.start - a.start);
+    return (page) => (page === 'size' ? whole : (parts.find(({ covers }) => covers(page))?.start ?? whole));
   }
+}
+
+/** Of runs of pages {first, count}, in their order. */
+function coverage(payload) {
+  const pairs = new Uint32Array(Uint8Array.from(payload).buffer);
+  return (page) => {
+    let low = 0;
+    let high = pairs.length / 2;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (pairs[2 * middle] <= page) low = middle + 1;
+      else high = middle;
+    }
+    return low > 0 && page < pairs[2 * low - 2] + pairs[2 * low - 1];
+  };
 }
 
 /** Index of the last of `list` that is not later than `instant`; -1: none. */
@@ -125,10 +142,10 @@ function room(number, size) {
 export function buildFile(recording, number, plan, random) {
   const file = recording.files[number];
   const { crash } = plan;
-  const floor = recording.floor(number, crash);
+  const floors = recording.floors(number, crash);
   const newestSize = lastBefore(file.sizes, crash);
   if (newestSize < 0) return undefined;
-  const oldestSize = Math.max(0, lastBefore(file.sizes, floor));
+  const oldestSize = Math.max(0, lastBefore(file.sizes, floors('size')));
   const { size } = file.sizes[CHOICES[plan.size](oldestSize, newestSize, random)];
   const bytes = room(number, size);
   let choice = CHOICES[plan.choice];
@@ -142,7 +159,7 @@ export function buildFile(recording, number, plan, random) {
     }
     const versions = file.pages.get(page);
     // -1: the zeros from before the first version.
-    const oldest = lastBefore(versions, floor);
+    const oldest = lastBefore(versions, floors(page));
     const newest = lastBefore(versions, crash);
     const chooseBy = plan.header !== undefined && number === DATA && page < 3 ? CHOICES[plan.header] : choice;
     if (oldest === newest) {

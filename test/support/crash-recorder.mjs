@@ -153,11 +153,14 @@ export class Recorder {
     this.#locked(() => this.#look());
   }
 
-  syncStart(file) {
+  /** `parts`: runs of pages {first, count} as pairs, when not the whole file is synced. */
+  syncStart(file, parts) {
     return this.#locked(() => {
       this.#look();
       const id = ++this.words[SYNC_WORD];
-      this.#append(SYNC_START, file, id);
+      const bytes = parts === undefined ? Buffer.alloc(0) : Buffer.from(Uint32Array.from(parts).buffer);
+      bytes.copy(this.scratch, ENTRY_HEADER);
+      this.#append(SYNC_START, file, id, bytes.length);
       return id;
     });
   }
@@ -226,24 +229,25 @@ export const faults = { leavesOut: () => false };
 
 // The recording is all that a recorded store survives by: the disk itself takes no part.
 
-/** The steps of a sync: its start, its end. */
-function syncSteps({ recorder, file }, what) {
+/** The steps of a sync, of all or of parts: its start, its end. */
+function syncSteps({ recorder, file }, what, parts) {
   if (faults.leavesOut(what)) return [() => recorder.snapshot()];
   let id;
-  return [() => (id = recorder.syncStart(file)), () => recorder.syncEnd(file, id)];
+  return [() => (id = recorder.syncStart(file, parts)), () => recorder.syncEnd(file, id)];
 }
 
-/** commitData in steps, so that the disk is seen in between: sync, header, sync, then the words that tell of it. */
+/** commitData in steps, so that the disk is seen in between: sync, header written through, then the words that tell of it. */
 function commitSteps(found, fd, bytes, offset, buffer, valueOffset, value, errorOffset, lockOffset) {
   const words = new Int32Array(buffer);
   const header = Uint8Array.from(bytes);
+  const headerPages = [Math.floor(offset / PAGE_SIZE), Math.ceil(bytes.length / PAGE_SIZE)];
   void errorOffset;
   // Bit 28 of the lock word: under way.
   Atomics.or(words, lockOffset / 4, 1 << 28);
   return [
     ...syncSteps(found, 'commit.first'),
     () => plain.writeFile(fd, header, offset),
-    ...syncSteps(found, 'commit.second'),
+    ...syncSteps(found, 'commit.second', headerPages),
     () => {
       Atomics.store(words, valueOffset / 4, value);
       plain.futexWake(buffer, valueOffset, 0x7fffffff);

@@ -3,8 +3,10 @@
 //
 //   MMAPKV_FAULTS       'fdatasync=EIO@3,posix_fallocate=ENOSPC@1-': the third fdatasync, every posix_fallocate.
 //                       @n the n-th call only, @n- from the n-th on, @n-m those from n to m; every one without.
-//                       Names: fdatasync, fsync, posix_fallocate, fallocate, pwrite, msync (whatever it syncs).
-//                       Errors: EIO, ENOSPC, EDQUOT, EINTR, EFBIG, EAGAIN, and 'half' for a pwrite of half the bytes.
+//                       Names: fdatasync, fsync, posix_fallocate, fallocate, pwrite, pwritev2 (which writes, but for
+//                       EOPNOTSUPP, before it fails), sync_file_range, msync (whatever it syncs).
+//                       Errors: EIO, ENOSPC, EDQUOT, EINTR, EFBIG, EAGAIN, EOPNOTSUPP, and 'half' for a pwrite or
+//                       pwritev2 of half the bytes.
 //   MMAPKV_FAULTS_PATH  only descriptors whose /proc/self/fd link contains this
 //   MMAPKV_FAULTS_WHEN  nothing fails, and nothing is counted, while there is no file of this name
 //   MMAPKV_FAULTS_LOG   each call that is counted is told here, as a line: "fdatasync 2 EIO" or "fdatasync 1 -"
@@ -17,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define MAX_RULES 16
@@ -35,14 +38,14 @@ static const char *path_part;
 static const char *when;
 static const char *log_path;
 
-static const char *const names[] = {"fdatasync", "fsync", "posix_fallocate", "fallocate", "pwrite", "msync"};
+static const char *const names[] = {"fdatasync", "fsync", "posix_fallocate", "fallocate", "pwrite", "pwritev2", "sync_file_range", "msync"};
 #define NAMES ((int)(sizeof(names) / sizeof(names[0])))
 static atomic_long counts[NAMES];
 
 static const struct {
   const char *name;
   int number;
-} errors[] = {{"EIO", EIO}, {"ENOSPC", ENOSPC}, {"EDQUOT", EDQUOT}, {"EINTR", EINTR}, {"EFBIG", EFBIG}, {"EAGAIN", EAGAIN}, {"half", HALF}};
+} errors[] = {{"EIO", EIO}, {"ENOSPC", ENOSPC}, {"EDQUOT", EDQUOT}, {"EINTR", EINTR}, {"EFBIG", EFBIG}, {"EAGAIN", EAGAIN}, {"EOPNOTSUPP", EOPNOTSUPP}, {"half", HALF}};
 #define ERRORS ((int)(sizeof(errors) / sizeof(errors[0])))
 
 static void Refuse(const char *text) {
@@ -60,7 +63,7 @@ static void Read(const char *text) {
     struct Rule *rule = &rules[rule_count++];
     char error[32] = "";
     char range[64] = "";
-    if (sscanf(part, "%31[a-z_]=%31[A-Za-z]%63s", rule->call, error, range) < 2) Refuse(text);
+    if (sscanf(part, "%31[a-z_2]=%31[A-Za-z]%63s", rule->call, error, range) < 2) Refuse(text);
     int known = 0;
     for (int i = 0; i < NAMES; i++) known |= strcmp(names[i], rule->call) == 0;
     rule->error = 0;
@@ -144,6 +147,10 @@ int fdatasync(int fd) { return Fails("fdatasync", fd) ? -1 : REAL(int, "fdatasyn
 
 int fsync(int fd) { return Fails("fsync", fd) ? -1 : REAL(int, "fsync", int)(fd); }
 
+int sync_file_range(int fd, off_t offset, off_t length, unsigned flags) {
+  return Fails("sync_file_range", fd) ? -1 : REAL(int, "sync_file_range", int, off_t, off_t, unsigned)(fd, offset, length, flags);
+}
+
 int msync(void *address, size_t length, int flags) {
   return Fails("msync", -1) ? -1 : REAL(int, "msync", void *, size_t, int)(address, length, flags);
 }
@@ -173,3 +180,20 @@ ssize_t pwrite(int fd, const void *bytes, size_t length, off_t offset) {
 }
 
 ssize_t pwrite64(int fd, const void *bytes, size_t length, off_t offset) { return pwrite(fd, bytes, length, offset); }
+
+static ssize_t WriteVector(int fd, const struct iovec *parts, int count, off_t offset, int flags) {
+  const int error = Fault("pwritev2", fd);
+  struct iovec first = parts[0];
+  if (error == HALF && first.iov_len > 1) first.iov_len /= 2;
+  const int plain = error > 0 ? 0 : flags;
+  if (error != EOPNOTSUPP) {
+    const ssize_t written = REAL(ssize_t, "pwritev2", int, const struct iovec *, int, off_t, int)(fd, count == 1 ? &first : parts, count, offset, plain);
+    if (error <= 0) return written;
+  }
+  errno = error;
+  return -1;
+}
+
+ssize_t pwritev2(int fd, const struct iovec *parts, int count, off_t offset, int flags) { return WriteVector(fd, parts, count, offset, flags); }
+
+ssize_t pwritev64v2(int fd, const struct iovec *parts, int count, off_t offset, int flags) { return WriteVector(fd, parts, count, offset, flags); }

@@ -1,9 +1,20 @@
 /** System calls that fail on demand in a peer: see faults.c. The peer's files are real; only the calls' answers are not. */
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { native, OpenFlag } from '../../dist/native.js';
 import { preload, preloadFolder } from './preload.js';
 
 let made = 0;
+
+/** Can a file there be written through to the disk in one call? See WriteDurably() in native/file.cc. */
+export function writesThrough(path: string): boolean {
+  const fd = native.openFile(dirname(path), OpenFlag.write | OpenFlag.unnamed, 0o600);
+  try {
+    return ['ext4', 'xfs', 'btrfs', 'f2fs'].includes(native.fileInfo(fd).fileSystem);
+  } finally {
+    native.closeFile(fd);
+  }
+}
 
 /** The faults of one peer, or of several that share the switch and the log (the calls are counted in each on its own). */
 export class Faults {
