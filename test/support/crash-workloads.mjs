@@ -46,6 +46,16 @@ export const PROFILES = {
     large: [40_000, 90_000],
     weights: { set: 20, remove: 5, batch: 20, sync: 4, later: 3 },
   },
+  /** So many small entries in a segment that its index has extents of its own, whose slots a checkpoint does not sync. */
+  indexes: {
+    options: { segmentSize: 2 ** 20 },
+    prefill: 15_000,
+    steps: 500,
+    keys: 16_000,
+    sizes: [0, 12],
+    large: [40_000, 90_000],
+    weights: { set: 60, remove: 20, batch: 2, sync: 3, later: 2, compact: 1 },
+  },
   /** No room to grow: every extent is reused as soon as it may be. */
   tight: {
     options: { maxSize: '2mb' },
@@ -227,6 +237,23 @@ export class Workload {
     }
   }
 
+  /** The first so many keys, at once. */
+  prefill(count) {
+    const batch = this.store.batch();
+    const changes = [];
+    for (let i = 0; i < count; i++) {
+      const key = `${this.prefix}key ${i}`;
+      const change = [key, ++this.counter, this.size(this.profile.sizes)];
+      batch.set(key, makeBytes(...change));
+      changes.push(change);
+    }
+    this.run(changes, () => void batch.commit(), { batch: true });
+    for (const [key, counter, size] of changes) {
+      this.live.add(key);
+      this.values.set(key, [counter, size]);
+    }
+  }
+
   sync() {
     this.store.syncNow();
     this.recorder.mark({ durable: this.by });
@@ -284,6 +311,7 @@ export class Workload {
   }
 
   async work(steps = this.profile.steps) {
+    if (this.profile.prefill !== undefined) this.prefill(this.profile.prefill);
     for (let step = 0; step < steps; step++) {
       const name = this.choices[this.random.below(this.choices.length)];
       if (name === 'sync') this.sync();
