@@ -33,6 +33,7 @@ import {
   R_QUARANTINE_HEAD_WORD,
   R_QUARANTINE_TAIL_WORD,
   X_BIRTH_WORD,
+  X_GENERATION_WORD,
   X_NEXT_WORD,
   X_RETIRED_EPOCH_WORD,
   X_SEGMENT_WORD,
@@ -41,7 +42,7 @@ import {
 import { extentBase, extentWords, lockIndex, lockWords } from './memory.js';
 import { native } from './native.js';
 import { isSlotOf } from './owners.js';
-import { placeIn, References, Report } from './report.js';
+import { type Problem, placeIn, References, Report } from './report.js';
 import type { Session } from './session.js';
 
 const LISTS = [
@@ -49,8 +50,11 @@ const LISTS = [
   ['quarantine', R_QUARANTINE_HEAD_WORD, R_QUARANTINE_COUNT_WORD, KIND_QUARANTINED],
   ['list of holes', R_HOLE_HEAD_WORD, R_HOLE_COUNT_WORD, KIND_HOLE],
 ] as const;
-/** Looks without a lock, the last of which counts. */
-const LOOKS = 3;
+/** Looks without a lock; what is wrong must be wrong in each of them. */
+const LOOKS = 8;
+/** The same for an extent that nothing refers to, with so many ms in between: writers may be in the midst of giving it up. */
+const LATER_LOOKS = 20;
+const PAUSE = 5;
 
 /** `lookAgain` says what refers to extents now, for one that nothing referred to before. */
 export function checkExtents(
@@ -61,24 +65,31 @@ export function checkExtents(
 ): void {
   const suspects = new Map<number, number>();
   if (session.readOnly) {
-    // Without the lock a list may change under the walk: what is wrong must be wrong three times.
-    for (let looks = 1; ; looks++) {
+    // Without the lock a list may change under the walk.
+    let lasting: Map<string, Problem> | undefined;
+    for (let looks = 1; looks <= LOOKS && lasting?.size !== 0; looks++) {
+      if (looks > 1) native.sleep(looks);
       suspects.clear();
       const trial = new Report();
       look(session, trial, referred, suspects);
-      if (!trial.ok && looks < LOOKS) {
-        native.sleep(1);
-        continue;
-      }
-      for (const problem of trial.problems) report.add(problem.code, problem.message, problem);
-      break;
+      const found = new Map(trial.problems.map((problem) => [nameOf(problem), problem]));
+      lasting = new Map([...found].filter(([name]) => lasting?.has(name) ?? true));
     }
+    for (const problem of lasting!.values()) report.add(problem.code, problem.message, problem);
   } else {
     withAllocator(session, () => look(session, report, referred, suspects));
   }
-  for (const [extent, birth] of suspects) {
-    if (isLeaked(session, extent, birth, lookAgain)) report.add('LEAK', 'nothing refers to an extent that is in use', placeIn(extent, 0));
+  for (let looks = 1; suspects.size > 0; looks++) {
+    for (const [extent, birth] of suspects) if (!isLeaked(session, extent, birth, lookAgain)) suspects.delete(extent);
+    if (!session.readOnly || looks === LATER_LOOKS) break;
+    if (suspects.size > 0) native.sleep(PAUSE);
   }
+  for (const extent of suspects.keys()) report.add('LEAK', 'nothing refers to an extent that is in use', placeIn(extent, 0));
+}
+
+/** A problem without its numbers, which go on changing. */
+function nameOf({ code, message, extent, offset }: Problem): string {
+  return `${code} ${message.replace(/\d+/g, '')} ${extent} ${offset}`;
 }
 
 function look(session: Session, report: Report, referred: References, suspects: Map<number, number>): void {
@@ -201,8 +212,25 @@ function isLeaked(session: Session, extent: number, birth: number, lookAgain: Pa
   const isPart = state === KIND_HEAD || state === KIND_LOG || state === KIND_INDEX;
   if (isPart && isBusy(session, owner)) return false;
   const referred = new References();
+  // The segment that a value was part of may be replaced already, and its holder be about to retire the value.
+  if (!isPart && isReplacing(session)) return false;
   if (!isPart || stateIsHead(session, owner)) lookAgain(extent, state === KIND_DIRECTORY ? state : isPart ? KIND_HEAD : 0, owner, referred);
-  return referred.get(extent) !== birth && !(isPart && isBusy(session, owner)) && isStill();
+  if (referred.get(extent) === birth || (isPart ? isBusy(session, owner) : isReplacing(session))) return false;
+  return isStill();
+}
+
+/** Does somebody hold the lock of a segment that is replaced? What it alone referred to is in its holder's hands. */
+function isReplacing(session: Session): boolean {
+  if (session.readOnly) return false;
+  const { memory } = session;
+  const fresh = Atomics.load(memory.words[0]!, R_FRESH_WORD);
+  for (let extent = 1; extent < fresh; extent++) {
+    if (Atomics.load(lockWords(memory, extent), lockIndex(extent)) === 0) continue;
+    const words = extentWords(memory, extent);
+    const base = extentBase(extent);
+    if ((words[base + X_STATE_WORD]! & KIND_MASK) === KIND_HEAD && (Atomics.load(words, base + X_GENERATION_WORD) & 1) !== 0) return true;
+  }
+  return false;
 }
 
 function stateIsHead(session: Session, extent: number): boolean {

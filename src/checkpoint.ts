@@ -31,7 +31,7 @@ import {
   R_EPOCH_WORD,
   R_EXTENT_COUNT_WORD,
 } from './layout.js';
-import { sessionsOfThread } from './lock.js';
+import { sessionsOfThread, unlockCheckpoint } from './lock.js';
 import { native } from './native.js';
 import { isAlive, ownerPid } from './owners.js';
 import { resetRedoHalf } from './redo.js';
@@ -120,17 +120,6 @@ function tryLock(session: Session, takesOver = true): boolean {
     session.ticket++;
     session.isDraining = false;
     return true;
-  }
-}
-
-/** Lets go of the lock if it is this session's, and its sync is not under way. */
-export function unlockCheckpoint(session: Session): void {
-  const { fixed } = session.memory;
-  session.ticket++;
-  const found = Atomics.load(fixed, LOCK_CHECKPOINT_WORD);
-  if ((found & OWNER_MASK) !== session.owner || session.owner === 0 || (found & LOCK_SYNCING_BIT) !== 0) return;
-  if (Atomics.compareExchange(fixed, LOCK_CHECKPOINT_WORD, found, 0) === found) {
-    native.futexWake(fixed.buffer as ArrayBuffer, LOCK_CHECKPOINT_WORD * 4, 0x7fffffff);
   }
 }
 

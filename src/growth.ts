@@ -27,7 +27,7 @@ import {
   X_NEXT_WORD,
   X_STATE_WORD,
 } from './layout.js';
-import { acquire, markClean, release } from './lock.js';
+import { acquire, markClean, release, releaseToOthers } from './lock.js';
 import { extentBase, extentWords, truncated } from './memory.js';
 import { native } from './native.js';
 import type { Session } from './session.js';
@@ -77,7 +77,7 @@ export function makeRoom(session: Session, need: number): void {
       if (availableExtents(session) < need) throw error;
     }
   } finally {
-    release(fixed, LOCK_GROWTH_WORD);
+    releaseToOthers(fixed, LOCK_GROWTH_WORD);
   }
 }
 

@@ -13,7 +13,7 @@
  * left by an interrupted call (vm timeout, Worker.terminate, a full stack) and is taken over like a dead owner's.
  */
 import { storeError } from './errors.js';
-import { LOCK_WAITERS_BIT, OWNER_MASK } from './layout.js';
+import { LOCK_CHECKPOINT_WORD, LOCK_SYNCING_BIT, LOCK_WAITERS_BIT, OWNER_MASK } from './layout.js';
 import { native, Wait } from './native.js';
 import { isAlive, ownerPid } from './owners.js';
 import type { Session } from './session.js';
@@ -34,6 +34,16 @@ export function acquire(session: Session, words: Int32Array, index: number, what
 
 export function release(words: Int32Array, index: number): void {
   if ((Atomics.exchange(words, index, 0) & LOCK_WAITERS_BIT) !== 0) native.futexWake(words.buffer as ArrayBuffer, index * 4, 1);
+}
+
+/** ms that whoever lets go of a lock leaves to those who wait for it. */
+const COURTESY = 0.2;
+
+/** Lets go of a lock that is held for long and soon taken again: those who wait would hardly ever be quick enough. */
+export function releaseToOthers(words: Int32Array, index: number): void {
+  const isWaitedFor = (Atomics.load(words, index) & LOCK_WAITERS_BIT) !== 0;
+  release(words, index);
+  if (isWaitedFor) native.sleep(COURTESY);
 }
 
 /** Takes the lock if it is free or soon will be, and what it guards is in order. Never waits. */
@@ -67,7 +77,10 @@ function acquireSlow(session: Session, words: Int32Array, index: number, what: s
   for (let i = 0; i < SPINS; i++) {
     if (Atomics.load(words, index) === 0 && Atomics.compareExchange(words, index, 0, owner) === 0) return words[index + 1] !== 0;
   }
-  const deadline = performance.now() + session.options.lockTimeout;
+  const patience = session.options.lockTimeout;
+  let deadline = performance.now() + patience;
+  // The word as it was slept on. The mark goes with the section that it was set in.
+  let marked = 0;
   for (;;) {
     const found = Atomics.load(words, index);
     if (found === 0) {
@@ -82,11 +95,16 @@ function acquireSlow(session: Session, words: Int32Array, index: number, what: s
       session.sawDead = true;
       return true;
     }
+    // Somebody let go of it meanwhile, and another one was quicker: all is well, and the wait begins anew.
+    if (marked !== 0 && found !== marked) deadline = performance.now() + patience;
     const left = deadline - performance.now();
     if (left <= 0) throw lockTimeout(session, holder, what);
     const waiting = found | LOCK_WAITERS_BIT;
     if (found !== waiting && Atomics.compareExchange(words, index, found, waiting) !== found) continue;
-    if (native.futexWait(words.buffer as ArrayBuffer, index * 4, waiting, Math.min(left, SLICE)) === Wait.woken) continue;
+    const answer = native.futexWait(words.buffer as ArrayBuffer, index * 4, waiting, Math.min(left, SLICE));
+    // (A wake is a release as well, and the word may look the same again.)
+    marked = answer === Wait.woken ? -1 : waiting;
+    if (answer === Wait.timedOut) giveUpDrains(session);
   }
 }
 
@@ -106,4 +124,29 @@ function lockTimeout(session: Session, holder: number, what: string): Error {
     { lock: what, pid, waited: session.options.lockTimeout },
     `see what process ${pid} does (is it stopped?); reads still work, and writes will when it goes on or ends`,
   );
+}
+
+// ---- The checkpoint's lock ---------------------------------------------------------------------------------------------
+
+/** Lets go of the checkpoint's lock if it is this session's, and its sync is not under way. */
+export function unlockCheckpoint(session: Session): void {
+  const { fixed } = session.memory;
+  session.ticket++;
+  const found = Atomics.load(fixed, LOCK_CHECKPOINT_WORD);
+  if ((found & OWNER_MASK) !== session.owner || session.owner === 0 || (found & LOCK_SYNCING_BIT) !== 0) return;
+  if (Atomics.compareExchange(fixed, LOCK_CHECKPOINT_WORD, found, 0) === found) {
+    native.futexWake(fixed.buffer as ArrayBuffer, LOCK_CHECKPOINT_WORD * 4, 0x7fffffff);
+  }
+}
+
+/**
+ * Who waits here blocks the event loop, and with it a checkpoint of this thread that waits for others to leave their segments:
+ * the holder of the lock may be waiting for that one. It is begun again afterwards.
+ */
+function giveUpDrains(session: Session): void {
+  for (const other of sessionsOfThread) {
+    if (!other.isDraining || other.storeKey !== session.storeKey || other.closed) continue;
+    other.isDraining = false;
+    unlockCheckpoint(other);
+  }
 }

@@ -2,10 +2,12 @@
  * Recovery of one segment: which records of its log the checkpoint had, and the segment built anew from them. See
  * recovery.ts for what is trusted and why.
  */
-import { insertFresh, terminate } from './copy.js';
+import { insertFresh } from './copy.js';
+import { storeError } from './errors.js';
 import { attachExtent, describeExtent } from './extents.js';
 import {
   EXTENT_HEADER_UNITS,
+  EXTENT_HEADER_WORDS,
   EXTENT_UNIT_MASK,
   EXTENT_UNIT_SHIFT,
   EXTENT_WORDS,
@@ -90,32 +92,37 @@ export interface Source {
 /** A version never comes twice: those that were given after the checkpoint are lost, and lie within this of the ones that are known. */
 const SEQUENCE_GAP = 2 ** 20;
 
-/** The extents of the segment's log: those that say so themselves. */
-function logExtents(session: Session, head: number, durable: number): number[] {
+/** The extents of the segment's log, those that say so themselves up to the first that does not; and those behind it that do. */
+function logExtents(session: Session, head: number, durable: number): { log: number[]; others: number[] } {
   const { memory } = session;
   const words = extentWords(memory, head);
   const base = extentBase(head);
   const log = [head];
+  const others: number[] = [];
   for (let ordinal = 1; ordinal < LOG_LIST_COUNT; ordinal++) {
     const extent = words[base + LOG_LIST_WORD + ordinal]!;
-    if (extent < 1 || extent >= memory.limit) break;
+    if (extent < 1 || extent >= memory.limit) continue;
     const w = extentWords(memory, extent);
     const x = extentBase(extent);
     const kind = w[x + X_STATE_WORD]! & KIND_MASK;
     const isKept = kind === KIND_LOG || (kind === KIND_QUARANTINED && w[x + X_RETIRED_EPOCH_WORD]! > durable);
-    if (!isKept || w[x + X_SEGMENT_WORD] !== head || w[x + X_ORDINAL_WORD] !== ordinal) break;
-    log.push(extent);
+    if (!isKept || w[x + X_SEGMENT_WORD] !== head || w[x + X_ORDINAL_WORD] !== ordinal) continue;
+    (log.length === ordinal ? log : others).push(extent);
   }
-  return log;
+  return { log, others };
 }
 
-/** Calls visit for each record from the log's start; stops before one for which it answers false. Returns the place behind the last. */
+/**
+ * Calls visit for each record from the log's start; stops before one for which it answers false. `atEnd` is told where the
+ * records of an extent end, when that is before its end. Returns the place behind the last.
+ */
 function walk(
   session: Session,
   head: number,
   log: readonly number[],
   end: number,
   visit: (words: Int32Array, record: number, place: number, extent: number) => boolean,
+  atEnd?: (record: number, extent: number) => void,
 ): number {
   const { memory } = session;
   let last = extentWords(memory, head)[extentBase(head) + S_LOG_START_WORD]!;
@@ -127,7 +134,11 @@ function walk(
     const limit = Math.min(end, (ordinal + 1) << EXTENT_UNIT_SHIFT);
     while (place < limit) {
       const record = start + ((place - (ordinal << EXTENT_UNIT_SHIFT)) << 1);
-      if (record + RECORD_HEADER_WORDS > start + EXTENT_WORDS || words[record + K_TYPE_WORD] === 0) break;
+      if (record + RECORD_HEADER_WORDS > start + EXTENT_WORDS) break;
+      if (words[record + K_TYPE_WORD] === 0) {
+        atEnd?.(record, extent);
+        break;
+      }
       if (!visit(words, record, place, extent)) return last;
       place += unitsOf(recordWordsAt(words, record));
       last = place;
@@ -136,17 +147,58 @@ function walk(
   return last;
 }
 
+/** Words of what may be records that are summed up in one extent in search of one. */
+const MOST_SUMMED = 8 * EXTENT_WORDS;
+
+/**
+ * Looks for a whole record of the checkpoint's epochs in the extent, from words[record] on; throws when there is one. Epochs do
+ * not fall within a log, and recovery leaves nothing behind the end of one: so where a log seems to end before such a record it
+ * does not end, but is damaged. (Behind the last record of the checkpoint nothing can tell.)
+ */
+function refuseRecords(session: Session, head: number, extent: number, record: number, durable: number): void {
+  const words = extentWords(session.memory, extent);
+  const start = extentBase(extent);
+  let budget = MOST_SUMMED;
+  for (let i = record; i + RECORD_HEADER_WORDS <= start + EXTENT_WORDS; i += 2) {
+    const epoch = words[i + K_EPOCH_WORD]!;
+    if (epoch < 1 || epoch > durable || (words[i + K_TYPE_WORD]! & FLAG_RECORD) === 0 || !fitsExtent(words, i, start)) continue;
+    const count = recordWordsAt(words, i);
+    budget -= count;
+    if (budget < 0) return;
+    if (!checksumHolds(words, i, count, words[start + X_BIRTH_WORD]!)) continue;
+    throw storeError(
+      'ERR_STORE_CORRUPT',
+      session.path,
+      'the store was not closed before the machine stopped (or is a copy of a store in use), and records of its last checkpoint are damaged',
+      { segment: head, extent, from: (record - start) * 4, before: (i - start) * 4, durableEpoch: durable },
+      'restore it from a backup; "mmapkv export --salvage" saves what can be proved good',
+    );
+  }
+}
+
 /** Reads the segment's log and marks in `used` every extent that the checkpoint's state may lie in. Changes nothing. */
 export function findRecords(session: Session, head: number, durable: number, used: Uint8Array): Found {
-  const log = logExtents(session, head, durable);
+  const { log, others } = logExtents(session, head, durable);
   for (const extent of log) used[extent] = 1;
   const found: Found = { head, log, end: 0, records: 0, dropped: 0, newestEpoch: 0 };
   let isAfter = false;
   let end = -1;
-  const last = walk(session, head, log, LOG_LIST_COUNT << EXTENT_UNIT_SHIFT, (words, record, place, extent) => {
+  /** Extents of the log that were looked at up to where their records end. */
+  let seen = 0;
+  const isWhole = (words: Int32Array, record: number, start: number) =>
+    (words[record + K_TYPE_WORD]! & FLAG_RECORD) !== 0 &&
+    fitsExtent(words, record, start) &&
+    checksumHolds(words, record, recordWordsAt(words, record), words[start + X_BIRTH_WORD]!);
+  const endsAt = (record: number, extent: number) => {
+    if (!isAfter) refuseRecords(session, head, extent, record, durable);
+  };
+  const visit = (words: Int32Array, record: number, place: number, extent: number): boolean => {
     const start = extentBase(extent);
-    if ((words[record + K_TYPE_WORD]! & FLAG_RECORD) === 0 || !fitsExtent(words, record, start)) return false;
-    if (!checksumHolds(words, record, recordWordsAt(words, record), words[start + X_BIRTH_WORD]!)) return false;
+    seen = (place >>> EXTENT_UNIT_SHIFT) + 1;
+    if (!isWhole(words, record, start)) {
+      endsAt(record + 2, extent);
+      return false;
+    }
     const epoch = words[record + K_EPOCH_WORD]!;
     if (epoch > found.newestEpoch) found.newestEpoch = epoch;
     if (epoch > durable && !isAfter) {
@@ -161,7 +213,12 @@ export function findRecords(session: Session, head: number, durable: number, use
     if ((type & FLAG_DELETED) === 0) found.records++;
     if ((type & FLAG_LARGE) !== 0) for (const { extent: part } of valueParts(session, words, record)) used[part] = 1;
     return true;
-  });
+  };
+  const last = walk(session, head, log, LOG_LIST_COUNT << EXTENT_UNIT_SHIFT, visit, endsAt);
+  if (!isAfter) {
+    for (const extent of [...log.slice(seen), ...others])
+      refuseRecords(session, head, extent, extentBase(extent) + EXTENT_HEADER_WORDS, durable);
+  }
   found.end = isAfter ? lastPlace(session, found, end) : last;
   return found;
 }
@@ -255,7 +312,9 @@ export function rebuildSegment(session: Session, found: Found, live: Uint8Array,
   if (within !== 0) {
     const extent = log[end >>> EXTENT_UNIT_SHIFT]!;
     const start = extentBase(extent);
-    terminate(extentWords(memory, extent), start + (within << 1), start);
+    const w = extentWords(memory, extent);
+    // What is cut off is wiped out: should it be found behind the end of the log later, it would look like a part of it.
+    for (let i = start + (within << 1); i < start + EXTENT_WORDS; i++) if (w[i] !== 0) w[i] = 0;
   }
   words[base + S_PENDING_WORD] = 0;
   words[base + S_PENDING_VALUE_WORD] = 0;

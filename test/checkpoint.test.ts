@@ -1,11 +1,11 @@
 /** Checkpoints: what a copy of the file, which is what a power loss leaves at best, holds after them; and who makes them. */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, copyFileSync, openSync, readFileSync, readSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, copyFileSync, openSync, readFileSync, readSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, type Store, type StoreOptions } from '../dist/index.js';
-import { R_EPOCH_WORD } from '../dist/layout.js';
+import { EXTENT_WORDS, KIND_LOG, R_EPOCH_WORD, X_ORDINAL_WORD, X_SEGMENT_WORD, X_STATE_WORD } from '../dist/layout.js';
 import { DECISIONS, decide } from '../dist/recovery.js';
 import { freshFolder, isStopped, startPeer, until, within } from './support/processes.js';
 import { replayable } from './support/random.js';
@@ -40,6 +40,66 @@ test.for(['sync', 'syncNow'] as const)('what was written before %s is in a copy 
   expect(opened.stats().recovery).toMatchObject({ outcome: 'checkpoint', entries: 4, redone: 0 });
   expect(opened.stats().recovery!.dropped).toBeGreaterThan(3);
   expect((await opened.check()).problems).toEqual([]);
+});
+
+/** Flips a bit of the first place from `from` on at which the file holds the text. */
+function damage(path: string, text: string, from = 0): void {
+  const bytes = readFileSync(path);
+  const at = bytes.indexOf(text, from);
+  expect(at).toBeGreaterThan(0);
+  bytes[at]! ^= 1;
+  writeFileSync(path, bytes);
+}
+
+test.for([
+  ['a record', (path: string) => damage(path, 'new')],
+  [
+    'a page of records',
+    (path: string) => {
+      const bytes = readFileSync(path);
+      const at = bytes.indexOf('new') & ~4095;
+      writeFileSync(path, bytes.fill(0, at + 4096, at + 8192));
+    },
+  ],
+  // The header of a log's second extent: it no longer says what it belongs to.
+  [
+    'the header of an extent',
+    (path: string) => {
+      const bytes = readFileSync(path);
+      const words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+      for (let at = 0; at < words.length; at += EXTENT_WORDS) {
+        if (words[at + X_STATE_WORD] !== KIND_LOG || words[at + X_ORDINAL_WORD] !== 1) continue;
+        words[at + X_SEGMENT_WORD] = 12345;
+        break;
+      }
+      writeFileSync(path, bytes);
+    },
+  ],
+] as const)('a recovery refuses %s that is damaged in the middle of a log, and changes nothing', async ([, harm]) => {
+  const { path, store } = newStore();
+  for (const value of ['old', 'new']) for (let i = 0; i < 8000; i++) store.set(`key ${i}`, `${value} ${'x'.repeat(40)}`);
+  await store.sync();
+  copyFileSync(path, `${path} 2`);
+  harm(`${path} 2`);
+  const before = readFileSync(`${path} 2`);
+  expect(() => open(`${path} 2`, { create: false })).toThrow(expect.objectContaining({ code: 'ERR_STORE_CORRUPT' }));
+  expect(readFileSync(`${path} 2`).equals(before)).toBe(true);
+});
+
+test('what one recovery cut off a log is no damage to the next', () => {
+  const { store, copy } = newStore();
+  store.set('kept', 'before').syncNow();
+  for (let i = 0; i < 3000; i++) store.set(`lost ${i}`, 'x'.repeat(i % 100));
+  let opened = copy();
+  for (let round = 0; round < 5; round++) {
+    expect(opened.stats().recovery).toMatchObject({ outcome: 'checkpoint', entries: 1 + round });
+    opened.set(`kept ${round}`, round).syncNow();
+    // Each is a copy of the one before.
+    const from = opened.path;
+    copyFileSync(from, `${from}+`);
+    opened = open(`${from}+`, { create: false });
+    onTestFinished(() => opened.close());
+  }
 });
 
 test('a version that was given after the checkpoint is not given again', async () => {

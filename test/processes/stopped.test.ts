@@ -3,8 +3,10 @@
  * over whatever process ids say.
  */
 import { execFileSync } from 'node:child_process';
+import { closeSync, openSync, readSync } from 'node:fs';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, type StoreError } from '../../dist/index.js';
+import { LOCK_CHECKPOINT_WORD } from '../../dist/layout.js';
 import { expectGoingOn, expectInOrder } from '../support/kills.js';
 import { freshPath, isStopped, type Peer, startPeer, until } from '../support/processes.js';
 
@@ -130,4 +132,41 @@ test.skipIf(!canUnshare())('an owner in another PID namespace that is killed ins
   other.say(['close']);
   await other.ended();
   await expectInOrder(store, 'PID namespaces');
+});
+
+test('a checkpoint that waits for others is given up while its own thread waits for a lock: the holder may be waiting for it', async () => {
+  const path = freshPath();
+  const store = filled(path, 300);
+  const peer = await stopInside(path, 'put.written');
+  const { durableEpoch } = store.stats();
+  const checkpointer = () => {
+    const fd = openSync(`${path}.lock`, 'r');
+    const word = new Int32Array(1);
+    readSync(fd, new Uint8Array(word.buffer), 0, 4, LOCK_CHECKPOINT_WORD * 4);
+    closeSync(fd);
+    return word[0]!;
+  };
+  const ending = store.sync();
+  expect(checkpointer()).not.toBe(0);
+  expect(() => store.set('key0', 'during')).toThrow(expect.objectContaining({ code: 'ERR_STORE_LOCK_TIMEOUT' }));
+  expect(checkpointer()).toBe(0);
+  peer.kill('SIGCONT');
+  expect(await peer.hear()).toBe('done');
+  await ending;
+  expect(store.stats().durableEpoch).toBeGreaterThan(durableEpoch);
+});
+
+test('check does not call values lost that a stopped process has not retired yet', async () => {
+  const path = freshPath();
+  const store = filled(path, 100);
+  store.set('large', Buffer.alloc(300_000));
+  const peer = startPeer('holder', { path }, { failpoints: 'rebuild.attached=stop' });
+  onTestFinished(() => peer.kill('SIGCONT'));
+  expect(await peer.hear()).toBe('ready');
+  peer.say(['clear']);
+  await until(() => isStopped(peer.pid), 'the owner stops');
+  expect((await store.check()).problems).toEqual([]);
+  peer.kill('SIGCONT');
+  expect(await peer.hear()).toBe('done');
+  expect(await store.check()).toMatchObject({ ok: true, entries: 0 });
 });

@@ -9,6 +9,7 @@ for (let message = await hear(); message !== undefined; message = await hear()) 
   try {
     if (what === 'set') store.set(key, value);
     else if (what === 'state') say({ state: [...store.keys({ prefix: key })] });
+    else if (what === 'clear') store.clear();
     else if (what === 'batch') {
       const batch = store.batch();
       for (const entry of key) batch.set(...entry);
@@ -24,7 +25,7 @@ for (let message = await hear(); message !== undefined; message = await hear()) 
       say('closed');
       break;
     }
-    if (what === 'set' || what === 'batch') say('done');
+    if (what === 'set' || what === 'batch' || what === 'clear') say('done');
   } catch ({ code, pid, message: text }) {
     say({ code, pid, text });
   }
