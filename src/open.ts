@@ -278,7 +278,7 @@ function openReadOnly(path: string, fd: number, options: NormalizedOptions): Ses
         path,
         'the store was not closed, and this is another boot or a copy of the file',
         { clean: 'no' },
-        'open it once for writing, for instance with "mmapkv check"',
+        'open it once for writing, for instance with "mmapkv stat"',
       );
     }
     return startSession(path, memory, opened, options);

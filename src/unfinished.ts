@@ -76,7 +76,7 @@ export function waitForBatches(session: Session): void {
       session.path,
       'a process ended in the middle of a batch, and nobody has finished it yet',
       {},
-      'open it once for writing, for instance with "mmapkv check"',
+      'open it once for writing, for instance with "mmapkv stat"',
     );
   }
 }

@@ -575,6 +575,26 @@ describe('stores that cannot be used', () => {
   });
 });
 
+test('check leaves a store that needs a recovery as it is, and checks what a recovery makes of it', async () => {
+  const folder = newFolder();
+  const store = open(newStore(folder, [['k', 'v']]), { checkpointInterval: 3_600_000 });
+  try {
+    store.syncNow();
+    store.set('late', 'v');
+    writeFileSync(folder.file('copy'), readFileSync(folder.file('s')));
+  } finally {
+    store.close();
+  }
+  const before = readFileSync(folder.file('copy'));
+  expect(await folder.run('check', 'copy')).toMatchObject({
+    code: 0,
+    out: expect.stringMatching(/^ok: 1 entries/),
+    err: expect.stringMatching(/^mmapkv: not closed: .* recovered copy to checkpoint \d+: 1 entries, 1 newer records dropped\n$/),
+  });
+  expect(readFileSync(folder.file('copy')).equals(before)).toBe(true);
+  expect(readdirSync(folder.path).filter((name) => name.startsWith('copy'))).toEqual(['copy']);
+});
+
 describe('the command line itself', () => {
   test('help and version are asked for in the usual ways', async () => {
     const { run } = newFolder();

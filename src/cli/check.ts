@@ -3,18 +3,24 @@
  *
  * It reads without a lock. In a store that others write to, a segment that never keeps still can look wrong, and so can what a
  * killed writer left for others to put in order; so problems found in a store that was not closed are looked at again under
- * its locks. A store too damaged to be opened is a problem found, too.
+ * its locks. A store too damaged to be opened is a problem found, too. One that needs a recovery is left as it is, since a
+ * recovery drops things: a copy of it is recovered and looked at.
  */
-import { closeSync, openSync, readSync } from 'node:fs';
-import { StoreError } from '../errors.js';
-import { newestHeader } from '../header.js';
+import { closeSync, constants, copyFileSync, existsSync, mkdtempSync, openSync, readSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { basename, join } from 'node:path';
+import { fromSystemError, StoreError } from '../errors.js';
+import { newestHeader, readHeader, writeHeader } from '../header.js';
 import { HEADER_SIZE } from '../layout.js';
+import { native, OpenFlag } from '../native.js';
+import { recoveryProgress } from '../recovery.js';
 import type { CheckReport, Problem } from '../report.js';
 import { open, type Store } from '../store.js';
+import type { Recovery } from '../types.js';
 import { type Command, Exit, storeWord } from './command.js';
 import { writeError, writeOut } from './output.js';
 import { showProgress } from './progress.js';
-import { openToRead } from './stores.js';
+import { describeRecovery, needsRecovery } from './stores.js';
 
 export const check: Command = {
   name: 'check',
@@ -44,7 +50,13 @@ export const check: Command = {
 };
 
 async function checkPath(path: string, onProgress: (share: number) => void): Promise<CheckReport> {
-  const first = openToRead(path);
+  let first: Store;
+  try {
+    first = open(path, { readOnly: true });
+  } catch (error) {
+    if (!needsRecovery(error)) throw error;
+    return await checkRecovered(path, onProgress);
+  }
   let report: CheckReport;
   let isReadOnly: boolean;
   try {
@@ -64,6 +76,58 @@ async function checkPath(path: string, onProgress: (share: number) => void): Pro
     return await second.check({ onProgress });
   } finally {
     second.close();
+  }
+}
+
+/** Checks what a recovery makes of the store, on a copy. */
+async function checkRecovered(path: string, onProgress: (share: number) => void): Promise<CheckReport> {
+  const folder = mkdtempSync(join(tmpdir(), 'mmapkv-check-'));
+  const copy = join(folder, basename(path));
+  const { ended } = recoveryProgress;
+  recoveryProgress.ended = (_, recovery: Recovery) =>
+    writeError(`mmapkv: not closed: the next open for writing recovers it, this is checked: ${describeRecovery(path, recovery)}\n`);
+  try {
+    copyStore(path, copy);
+    const store = open(copy, { create: false });
+    try {
+      return await store.check({ onProgress });
+    } finally {
+      store.close();
+    }
+  } catch (error) {
+    if (error instanceof Error) error.message = error.message.replaceAll(copy, path);
+    throw error;
+  } finally {
+    recoveryProgress.ended = ended;
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function copyStore(path: string, copy: string): void {
+  try {
+    for (const end of ['', '.redo']) {
+      if (end === '' || existsSync(path + end)) copyFileSync(path + end, copy + end, constants.COPYFILE_FICLONE);
+    }
+    const fd = native.openFile(copy, OpenFlag.write, 0);
+    try {
+      const { size, device, inode } = native.fileInfo(fd);
+      const header = readHeader(fd, copy, size);
+      // More is asked of a copy of a store in use than of a store that met a power loss: which of these it is stays as it was.
+      if (header.inode === fileInode(path)) writeHeader(fd, { ...header, device: BigInt(device), inode: BigInt(inode), bootId: '' });
+    } finally {
+      native.closeFile(fd);
+    }
+  } catch (error) {
+    throw fromSystemError(error, path, `copying it to ${tmpdir()} to see what its recovery makes of it`);
+  }
+}
+
+function fileInode(path: string): bigint {
+  const fd = native.openFile(path, 0, 0);
+  try {
+    return BigInt(native.fileInfo(fd).inode);
+  } finally {
+    native.closeFile(fd);
   }
 }
 

@@ -14,10 +14,14 @@ recoveryProgress.report = (share) => {
   if (process.stderr.isTTY) writeError(`\rrecovering ${Math.floor(share * 100)} %`);
 };
 
-function describeRecovery(path: string, { outcome, epoch, entries, dropped, redone }: Recovery): string {
+export function describeRecovery(path: string, { outcome, epoch, entries, dropped, redone }: Recovery): string {
   if (outcome === 'emptied') return `${path} was in use with durability 'none' when the machine stopped: it begins anew, empty`;
   const notes = [`${entries} entries`, ...(redone > 0 ? [`${redone} later writes redone`] : []), `${dropped} newer records dropped`];
   return `recovered ${path} to checkpoint ${epoch}: ${notes.join(', ')}`;
+}
+
+export function needsRecovery(error: unknown): boolean {
+  return error instanceof StoreError && error.code === 'ERR_STORE_NEEDS_RECOVERY';
 }
 
 /** Opens to read. Only a store that needs recovery (an unclean copy, or after a power loss) is opened for writing, which recovers it. */
@@ -25,7 +29,7 @@ export function openToRead(path: string): Store {
   try {
     return open(path, { readOnly: true });
   } catch (error) {
-    if (!(error instanceof StoreError) || error.code !== 'ERR_STORE_NEEDS_RECOVERY') throw error;
+    if (!needsRecovery(error)) throw error;
     return open(path, { create: false });
   }
 }

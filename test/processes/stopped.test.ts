@@ -153,7 +153,7 @@ test('a checkpoint that waits for others is given up while its own thread waits 
   peer.kill('SIGCONT');
   expect(await peer.hear()).toBe('done');
   await ending;
-  expect(store.stats().durableEpoch).toBeGreaterThan(durableEpoch);
+  expect(store.stats().durableEpoch).toBeGreaterThan(durableEpoch!);
 });
 
 test('check does not call values lost that a stopped process has not retired yet', async () => {
