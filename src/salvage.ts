@@ -298,8 +298,10 @@ function* logEntries(
     }
   }
   const isWanted = (key: Buffer, place: number): boolean => {
-    // A part of another log may say that it belongs to this one. (Of stores with a hash of their own, in tests, the tags tell.)
-    const hash = slots?.get(place) ?? (seed === undefined ? undefined : hashOf(key, seed));
+    // A part of another log may say that it belongs to this one. (Of stores with a hash of their own, in tests, the tags tell,
+    // if the index is that of the log: after a power loss its pages may be of any instant, also of another index.)
+    const tag = isNow ? slots?.get(place) : undefined;
+    const hash = tag ?? (seed === undefined ? undefined : hashOf(key, seed));
     return hash === undefined || areas.some(({ prefix, depth }) => ((hash ^ prefix) & (2 ** depth - 1)) === 0);
   };
   for (const [text, found] of log.newest) {
