@@ -225,6 +225,20 @@ describe('export --salvage', () => {
     expect(await folder.run('export', 's', '--doubtful')).toMatchObject({ code: 2 });
     expect(await folder.run('export', 'absent', '--salvage')).toMatchObject({ code: 3, err: failure('ERR_STORE_NOT_FOUND') });
   });
+
+  test('leaves FILE alone when there is nothing to read', async () => {
+    const folder = newFolder();
+    writeFileSync(folder.file('good'), 'an earlier export\n');
+    writeFileSync(folder.file('text'), 'no store at all');
+    for (const [name, code] of [
+      ['absent', 'ERR_STORE_NOT_FOUND'],
+      ['.', 'ERR_STORE_NOT_A_STORE'],
+      ['text', 'ERR_STORE_NOT_A_STORE'],
+    ] as const) {
+      expect(await folder.run('export', name, '--salvage', 'good')).toMatchObject({ code: 3, out: '', err: failure(code) });
+      expect(readFileSync(folder.file('good'), 'utf8')).toBe('an earlier export\n');
+    }
+  });
 });
 
 describe('lines of JSON', () => {

@@ -42,10 +42,13 @@ const MOST_SHOWN = 50;
 async function salvageTo(path: string, file: string | undefined, prefix: string | undefined, doubtful: boolean): Promise<number> {
   let report: SalvageReport | undefined;
   const start = prefix === undefined ? undefined : Buffer.from(prefix);
+  let progress: Progress | undefined;
+  const entries = salvage(path, { doubtful, onProgress: (share) => progress?.update(Math.floor(share * 1000)) });
+  // What cannot be read fails here, before FILE is opened and with that emptied.
+  let step = entries.next();
   await toOutput(file, [path], async (output, show) => {
-    const progress = await show(1000);
-    const entries = salvage(path, { doubtful, onProgress: (share) => progress.update(Math.floor(share * 1000)) });
-    for (let step = entries.next(); ; step = entries.next()) {
+    progress = await show(1000);
+    for (; ; step = entries.next()) {
       if (step.done === true) {
         report = step.value;
         return;
