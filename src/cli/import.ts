@@ -52,9 +52,13 @@ was stored before stays. Entries that have expired are left out.`,
     const ttl = ttlOption === undefined ? undefined : parseDuration('--ttl', ttlOption);
     // The file first: a store is not made for one that is missing.
     const fd = isFile ? openSync(file, 'r') : 0;
-    const input = isFile ? createReadStream('', { fd, highWaterMark: 2 ** 20 }) : process.stdin;
+    const stat = fstatSync(fd);
+    // Node takes a standard input of another kind, such as a folder, for one that has ended: read, it fails as a named one does.
+    const isStream = stat.isFIFO() || stat.isSocket() || stat.isCharacterDevice();
+    const input = !isFile && isStream ? process.stdin : createReadStream('', { fd, highWaterMark: 2 ** 20 });
     try {
-      return await load(path!, input, await sizeOf(fd), format, columns, ttl, options['strict'] === true);
+      // Bytes to read; 0: nobody knows.
+      return await load(path!, input, stat.isFile() ? stat.size : 0, format, columns, ttl, options['strict'] === true);
     } finally {
       input.destroy();
     }
@@ -64,12 +68,6 @@ was stored before stays. Entries that have expired are left out.`,
 function formatOf(file: string): Format {
   const extension = extname(file).toLowerCase();
   return extension === '.csv' ? 'csv' : extension === '.tsv' || extension === '.tab' ? 'tsv' : 'ndjson';
-}
-
-/** Bytes to read; 0: nobody knows. */
-async function sizeOf(fd: number): Promise<number> {
-  const stat = fstatSync(fd);
-  return stat.isFile() ? stat.size : 0;
 }
 
 class Tally {

@@ -166,5 +166,7 @@ const tags: Readonly<Record<string, (content: unknown) => unknown>> = {
 };
 
 function bytesFrom(content: unknown): Buffer | undefined {
-  return typeof content === 'string' && /^[A-Za-z0-9+/]*={0,2}$/.test(content) ? Buffer.from(content, 'base64') : undefined;
+  // Node drops what is left over of a text that was cut off.
+  const isBase64 = typeof content === 'string' && content.length % 4 === 0 && /^[A-Za-z0-9+/]*={0,2}$/.test(content);
+  return isBase64 ? Buffer.from(content, 'base64') : undefined;
 }
