@@ -16,6 +16,19 @@ Object.defineProperty(ValueSerializer.prototype, '_getDataCloneError', {
   },
 });
 
+/** Did the stack not suffice? That is no fault of what was being read. */
+export function isStackOverflow(error: unknown): boolean {
+  return error instanceof RangeError && error.message === 'Maximum call stack size exceeded';
+}
+
+/** Bytes that are a clone already: what V8 has read it cannot always serialize anew, since a deep value takes more of the stack then. */
+export class StoredClone {
+  constructor(readonly bytes: Buffer) {}
+}
+
+/** Stands for a value that could not be read for want of stack. */
+export class TooDeep {}
+
 /** The bytes of a clone. TypeError when V8 refuses a part of it; what a getter of the user throws passes through. */
 export function serializeClone(value: object): Buffer {
   try {
@@ -67,5 +80,44 @@ export function deserializeClone(source: Buffer, start: number, size: number): u
     return deserializer.readValue();
   } finally {
     if (isSmall) scratch = memory;
+  }
+}
+
+/** So many levels fit the stack that Node gives: reading one takes up to 600 bytes of 984 KiB. */
+const SAFE_LEVELS = 1000;
+/** Of an object without properties, or of an array of one element. */
+const LEAST_LEVEL_SIZE = 5;
+/** What ends a level, in V8's format: of objects, arrays (dense and sparse), Map, Set, errors. */
+const isEnd = new Uint8Array(256);
+for (const end of '{$@:,.') isEnd[end.charCodeAt(0)] = 1;
+/** Where a clone that holds anything else begins; a typed array is a level of its own. */
+const FIRST_TAG = 2;
+const HOST_OBJECT = 0x5c;
+
+/**
+ * Throws RangeError for a clone that cannot be read back here: that takes V8 nearly twice as much of the stack as to write it. Only
+ * what may be deep is read to try.
+ */
+export function refuseTooDeep(clone: Buffer): void {
+  if (clone.length <= SAFE_LEVELS * LEAST_LEVEL_SIZE || clone[FIRST_TAG] === HOST_OBJECT) return;
+  let ends = 0;
+  for (let i = 0; i < clone.length && ends <= SAFE_LEVELS; i++) ends += isEnd[clone[i]!]!;
+  if (ends > SAFE_LEVELS) tryToRead(clone, SPARE_CALLS);
+}
+
+/** A get may come from a few calls further down. */
+const SPARE_CALLS = 100;
+
+function tryToRead(clone: Buffer, calls: number): void {
+  if (calls > 0) {
+    tryToRead(clone, calls - 1);
+    return;
+  }
+  try {
+    deserializeClone(clone, 0, clone.length);
+  } catch (error) {
+    if (isStackOverflow(error))
+      throw new RangeError('the value is nested too deeply: it could be stored, but not read back', { cause: error });
+    throw error;
   }
 }

@@ -4,6 +4,7 @@
  */
 import { createReadStream, fstatSync, openSync } from 'node:fs';
 import { extname } from 'node:path';
+import { StoredClone } from '../clone.js';
 import { StoreError } from '../errors.js';
 import { open, type Store } from '../store.js';
 import { oneOf, parseDuration } from './arguments.js';
@@ -126,12 +127,19 @@ async function load(
 /** Stores the entry of a row; returns why it cannot. Failures of the store itself are thrown. */
 function storeRow(store: Store, row: Row, defaultTTL: number | undefined, tally: Tally): string | undefined {
   try {
-    const { key, value, ttl = defaultTTL } = row.entry();
+    const { key, value, ttl = defaultTTL, clone } = row.entry();
     if (ttl === 0) {
       tally.expired++;
       return undefined;
     }
-    store.set(key, value, { ttl });
+    try {
+      store.set(key, value, { ttl });
+    } catch (error) {
+      // Serialized anew a deep value may take more of the stack, or be larger, than it was.
+      const bytes = error instanceof RangeError ? clone?.() : undefined;
+      if (bytes === undefined) throw error;
+      store.set(key, new StoredClone(bytes), { ttl });
+    }
     tally.stored++;
     return undefined;
   } catch (error) {
