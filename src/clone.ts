@@ -1,5 +1,6 @@
 /** Objects to bytes and back by the structured clone algorithm, as V8 serializes it (its format is V8's own, read by later versions). */
 import { DefaultDeserializer, DefaultSerializer } from 'node:v8';
+import { levelsOf } from './clone-levels.js';
 
 /** What V8 refuses to clone. */
 class CloneError extends Error {}
@@ -87,22 +88,12 @@ export function deserializeClone(source: Buffer, start: number, size: number): u
 const SAFE_LEVELS = 1000;
 /** Of an object without properties, or of an array of one element. */
 const LEAST_LEVEL_SIZE = 5;
-/** What ends a level, in V8's format: of objects, arrays (dense and sparse), Map, Set, errors. */
-const isEnd = new Uint8Array(256);
-for (const end of '{$@:,.') isEnd[end.charCodeAt(0)] = 1;
-/** Where a clone that holds anything else begins; a typed array is a level of its own. */
-const FIRST_TAG = 2;
-const HOST_OBJECT = 0x5c;
-
 /**
  * Throws RangeError for a clone that cannot be read back here: that takes V8 nearly twice as much of the stack as to write it. Only
- * what may be deep is read to try.
+ * what is deep is read to try.
  */
 export function refuseTooDeep(clone: Buffer): void {
-  if (clone.length <= SAFE_LEVELS * LEAST_LEVEL_SIZE || clone[FIRST_TAG] === HOST_OBJECT) return;
-  let ends = 0;
-  for (let i = 0; i < clone.length && ends <= SAFE_LEVELS; i++) ends += isEnd[clone[i]!]!;
-  if (ends > SAFE_LEVELS) tryToRead(clone, SPARE_CALLS);
+  if (clone.length > SAFE_LEVELS * LEAST_LEVEL_SIZE && levelsOf(clone) > SAFE_LEVELS) tryToRead(clone, SPARE_CALLS);
 }
 
 /** A get may come from a few calls further down. */

@@ -1,6 +1,8 @@
 /** Values nested so deeply that the stack does not suffice: they are refused, or read and moved as they are, and are never called damaged. */
 import { spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
+import { serializeClone } from '../dist/clone.js';
+import { levelsOf as levelsOfClone } from '../dist/clone-levels.js';
 import { open, type Value } from '../dist/index.js';
 import { bin, type Folder, finished, newFolder } from './support/cli.js';
 
@@ -68,6 +70,35 @@ test.each(Object.keys(kinds))('what set takes, get reads: nested %s', (kind) => 
   }
   expect([stored > 3, refused > 3]).toEqual([true, true]);
   store.close();
+});
+
+test('the levels of a clone are told from its bytes, whatever it holds', () => {
+  const leaves: unknown[] = [
+    [undefined, null, true, false, 0, -1, 2 ** 30, -(2 ** 31), 2 ** 31, 1.5, -0, Number.NaN],
+    ['', 'text', 'caf\u00e9', '\u20ac', 'a\ud800', 'x'.repeat(300), '\u20ac'.repeat(300), '{$@:,'],
+    [0n, -1n, 2n ** 64n, -(2n ** 20_000n)],
+    [new Date(5), new Date(Number.NaN), Object(true), Object(false), Object(5), Object('text'), Object('\u20ac'), Object(7n)],
+    [/x/gi, /\u20ac{3}/u, { a: /y/, b: 1 }],
+    [Buffer.alloc(500, '{'), new Float64Array(70), new Uint8Array(), new DataView(new ArrayBuffer(9)), new ArrayBuffer(300)],
+    // biome-ignore lint/suspicious/noSparseArray: holes have a tag of their own
+    [[1, , 3], Object.assign([1], { more: 2 }), new Array(5), Object.assign([], { 1000000: 1 })],
+    [new Map(), new Set(), new Map<unknown, unknown>([[new Set([1]), { a: [] }]]), {}, { 7: 1, b: 2 }],
+  ];
+  const shared = {};
+  const circular: unknown[] = [shared, shared];
+  circular.push(circular);
+  for (const leaf of [...leaves, circular]) {
+    const own = levelsOfClone(serializeClone(leaf as object));
+    expect([leaf, own > 0 && own < 5]).toEqual([leaf, true]);
+    for (const level of Object.values(kinds)) {
+      const step = level === kinds['mixed'] ? 3 : 1;
+      expect(levelsOfClone(serializeClone(level(level(leaf)) as object))).toBe(own + 2 * step);
+    }
+  }
+  expect(levelsOfClone(serializeClone(nested(kinds['arrays']!, 2000) as object))).toBe(2000);
+  // An unknown tag, and bytes that are cut off.
+  expect(levelsOfClone(serializeClone([new Error('x')]))).toBe(Number.POSITIVE_INFINITY);
+  for (const size of [3, 5, 9]) expect(levelsOfClone(serializeClone([1, 'text', 2]).subarray(0, size))).toBe(Number.POSITIVE_INFINITY);
 });
 
 test('a value that needs more stack than there is, is a RangeError, no damage; its bytes are there', () => {
