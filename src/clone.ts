@@ -1,5 +1,6 @@
 /** Objects to bytes and back by the structured clone algorithm, as V8 serializes it (its format is V8's own, read by later versions). */
 import { DefaultDeserializer, DefaultSerializer } from 'node:v8';
+import { levelsOf } from './clone-levels.js';
 
 /** What V8 refuses to clone. */
 class CloneError extends Error {}
@@ -15,6 +16,19 @@ Object.defineProperty(ValueSerializer.prototype, '_getDataCloneError', {
     return new CloneError(message);
   },
 });
+
+/** Did the stack not suffice? That is no fault of what was being read. */
+export function isStackOverflow(error: unknown): boolean {
+  return error instanceof RangeError && error.message === 'Maximum call stack size exceeded';
+}
+
+/** Bytes that are a clone already: what V8 has read it cannot always serialize anew, since a deep value takes more of the stack then. */
+export class StoredClone {
+  constructor(readonly bytes: Buffer) {}
+}
+
+/** Stands for a value that could not be read for want of stack. */
+export class TooDeep {}
 
 /** The bytes of a clone. TypeError when V8 refuses a part of it; what a getter of the user throws passes through. */
 export function serializeClone(value: object): Buffer {
@@ -67,5 +81,34 @@ export function deserializeClone(source: Buffer, start: number, size: number): u
     return deserializer.readValue();
   } finally {
     if (isSmall) scratch = memory;
+  }
+}
+
+/** So many levels fit the stack that Node gives: reading one takes up to 600 bytes of 984 KiB. */
+const SAFE_LEVELS = 1000;
+/** Of an object without properties, or of an array of one element. */
+const LEAST_LEVEL_SIZE = 5;
+/**
+ * Throws RangeError for a clone that cannot be read back here: that takes V8 nearly twice as much of the stack as to write it. Only
+ * what is deep is read to try.
+ */
+export function refuseTooDeep(clone: Buffer): void {
+  if (clone.length > SAFE_LEVELS * LEAST_LEVEL_SIZE && levelsOf(clone) > SAFE_LEVELS) tryToRead(clone, SPARE_CALLS);
+}
+
+/** A get may come from a few calls further down. */
+const SPARE_CALLS = 100;
+
+function tryToRead(clone: Buffer, calls: number): void {
+  if (calls > 0) {
+    tryToRead(clone, calls - 1);
+    return;
+  }
+  try {
+    deserializeClone(clone, 0, clone.length);
+  } catch (error) {
+    if (isStackOverflow(error))
+      throw new RangeError('the value is nested too deeply: it could be stored, but not read back', { cause: error });
+    throw error;
   }
 }

@@ -13,7 +13,7 @@
  * The limits between "a loop in JavaScript" and "a call into the runtime" are measured: see bench/codec.mjs.
  */
 import { types } from 'node:util';
-import { deserializeClone, serializeClone } from './clone.js';
+import { deserializeClone, isStackOverflow, refuseTooDeep, StoredClone, serializeClone } from './clone.js';
 import { storeError } from './errors.js';
 import { decodePlain, PlainError } from './plain-reader.js';
 import { encodePlain } from './plain-writer.js';
@@ -192,7 +192,7 @@ export function releaseValue(): void {
   encoded.bytes = scratch;
 }
 
-/** Encodes a value into `encoded`. Throws TypeError or ERR_STORE_VALUE_TOO_LARGE; what a getter of the user throws passes through. */
+/** Encodes a value into `encoded`. Throws TypeError, RangeError (nested too deeply) or ERR_STORE_VALUE_TOO_LARGE; what a getter of the user throws passes through. */
 export function encodeValue(value: unknown): void {
   switch (typeof value) {
     case 'string':
@@ -270,7 +270,9 @@ function largeScratch(size: number): RawBuffer {
 function encodeObject(value: object): void {
   const plain = encodePlain(value);
   if (plain === undefined) {
-    encodeBytes(ValueType.clone, serializeClone(value));
+    const clone = value instanceof StoredClone ? value.bytes : serializeClone(value);
+    refuseTooDeep(clone);
+    encodeBytes(ValueType.clone, clone);
   } else if (plain.size > smallValueSize) {
     setEncoded(ValueType.plain, plain.size, plain.bytes, null);
   } else {
@@ -344,6 +346,7 @@ export function decodeValue(type: number, source: Buffer, words: Int32Array, sta
       try {
         return objectOf(deserializeClone(source, start, size), size);
       } catch (cause) {
+        if (isStackOverflow(cause)) throw cause;
         throw new DecodeError(`the structured clone cannot be read: size=${size}, cause=${(cause as Error).message}`, { cause });
       }
     case ValueType.true:

@@ -1,4 +1,5 @@
 /** Values as salvage reads them: bytes to a value, and a large value from its extents. */
+import { isStackOverflow, TooDeep } from './clone.js';
 import { DecodeError, decodeValue } from './codec.js';
 import { checksumWords } from './hash.js';
 import {
@@ -15,7 +16,7 @@ import {
 } from './layout.js';
 import type { SalvageFile } from './salvage-file.js';
 
-/** The value that the bytes stand for, or why they do not. */
+/** The value that the bytes stand for, or why they do not; TooDeep: its bytes are good, but cannot be read here. */
 export function decodeBytes(type: number, bytes: Buffer): unknown {
   let words = NONE;
   if (bytes.length === 8) {
@@ -25,6 +26,7 @@ export function decodeBytes(type: number, bytes: Buffer): unknown {
   try {
     return decodeValue(type, bytes, words, 0, bytes.length);
   } catch (error) {
+    if (isStackOverflow(error)) return new TooDeep();
     if (!(error instanceof DecodeError)) throw error;
     return error;
   }

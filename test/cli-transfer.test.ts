@@ -225,6 +225,20 @@ describe('export --salvage', () => {
     expect(await folder.run('export', 's', '--doubtful')).toMatchObject({ code: 2 });
     expect(await folder.run('export', 'absent', '--salvage')).toMatchObject({ code: 3, err: failure('ERR_STORE_NOT_FOUND') });
   });
+
+  test('leaves FILE alone when there is nothing to read', async () => {
+    const folder = newFolder();
+    writeFileSync(folder.file('good'), 'an earlier export\n');
+    writeFileSync(folder.file('text'), 'no store at all');
+    for (const [name, code] of [
+      ['absent', 'ERR_STORE_NOT_FOUND'],
+      ['.', 'ERR_STORE_NOT_A_STORE'],
+      ['text', 'ERR_STORE_NOT_A_STORE'],
+    ] as const) {
+      expect(await folder.run('export', name, '--salvage', 'good')).toMatchObject({ code: 3, out: '', err: failure(code) });
+      expect(readFileSync(folder.file('good'), 'utf8')).toBe('an earlier export\n');
+    }
+  });
 });
 
 describe('lines of JSON', () => {
@@ -246,6 +260,9 @@ describe('lines of JSON', () => {
     `{"key":"h","value":${'['.repeat(200_000)}`,
     '\t \r',
     '{"key":"last","value":2}',
+    '{"key":"i","value":{"$bytes":"AAECA"}}',
+    '{"key":"j","value":{"$bytes":"A"}}',
+    '{"key":"k","value":{"a":{"$clone":"A"}}}',
   ];
 
   test('bad lines are named by their number and counted, the others are stored', async () => {
@@ -254,9 +271,9 @@ describe('lines of JSON', () => {
     const { code, out, err } = await folder.runWith({ input }, 'import', 's');
     expect({ code, out }).toEqual({ code: 0, out: '2 imported\n' });
     const named = [...err.matchAll(/^mmapkv: line (\d+): [\x20-\x7e]+$/gm)].map((match) => Number(match[1]));
-    expect(named).toEqual([2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 18]);
+    expect(named).toEqual([2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 18, 19, 20, 21]);
     expect(err.trimEnd().split('\n')).toHaveLength(named.length + 1);
-    expect(err).toMatch(/^mmapkv: 14 bad lines$/m);
+    expect(err).toMatch(/^mmapkv: 17 bad lines$/m);
     expect([...contents(folder.file('s')).values()].map(([value]) => value).sort()).toEqual([1, 2]);
   });
 
@@ -266,6 +283,12 @@ describe('lines of JSON', () => {
     expect({ code, out }).toEqual({ code: 3, out: '' });
     expect(err).toMatch(/^mmapkv: ERR_BAD_LINE: line 2: [^\n]+\n$/);
     expect(contents(folder.file('s')).size).toBe(1);
+  });
+
+  test('an input that cannot be read is told, whether it is named or standard input', async () => {
+    const folder = newFolder();
+    for (const line of ['node "$M" import s .', 'node "$M" import s < .', 'node "$M" import s - --format csv < .'])
+      expect([line, await folder.shell(line)]).toEqual([line, expect.objectContaining({ code: 3, out: '', err: failure('EISDIR') })]);
   });
 
   test('lines come as somebody writes them: each is stored before the next is there', async () => {
@@ -336,6 +359,53 @@ describe('tables', () => {
     expect(store.get('4')).toEqual({ name: Buffer.from([0xff, 0xfe]), note: 'ok' });
     expect(store.get('5')).toEqual({ name: '\u00e9', note: 'z' });
     store.close();
+  });
+
+  test('CSV: a field may have millions of quotes', async () => {
+    const folder = newFolder();
+    const count = 5_000_000;
+    writeFileSync(folder.file('q.csv'), `key,value\na,"${'x""'.repeat(count)}"\nb,1\nc"${',""'.repeat(count)}\nd,2\n`);
+    expect(await folder.run('import', 's', 'q.csv')).toMatchObject({
+      code: 0,
+      out: '3 imported\n',
+      err: 'mmapkv: line 4: a quote in the wrong place\nmmapkv: 1 bad line\n',
+    });
+    const store = open(folder.file('s'));
+    expect(store.get('a') === 'x"'.repeat(count)).toBe(true);
+    expect([store.get('b'), store.get('d')]).toEqual(['1', '2']);
+    store.close();
+  });
+
+  test('CSV: quotes are well formed or the row is refused', async () => {
+    const rows: [string, string | undefined][] = [
+      ['"a"', 'a'],
+      ['""', ''],
+      ['""""', '"'],
+      ['"a""b"', 'a"b'],
+      ['"a,""\n"', 'a,"\n'],
+      ['a"', undefined],
+      ['a"b"', undefined],
+      ['"a"b', undefined],
+      ['"a" ', undefined],
+      ['"a"""b"', undefined],
+    ];
+    for (const end of ['\n', '\r\n']) {
+      const folder = newFolder();
+      const input = `key,one,two${end}${rows.map(([field], i) => `${i},${field},""""${end}m${i},"""",${field}${end}`).join('')}`;
+      await folder.runWith({ input }, 'import', 's', '--format', 'csv');
+      const store = open(folder.file('s'));
+      const expected = rows.flatMap(([, value], i) =>
+        value === undefined
+          ? []
+          : [
+              [String(i), { one: value, two: '"' }],
+              [`m${i}`, { one: '"', two: value }],
+            ],
+      );
+      const found = new Map([...store.keys()].map((key) => [key, store.get(key)]));
+      store.close();
+      expect(found).toEqual(new Map(expected as [string, unknown][]));
+    }
   });
 
   test('TSV has no quotes; --no-header, --type json and --ttl', async () => {

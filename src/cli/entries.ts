@@ -8,9 +8,9 @@
  * stack) comes as {"$bytes":..} or {"$clone":..} in pieces, so whatever a store holds can be written and read.
  */
 import { constants, isUtf8 } from 'node:buffer';
-import { deserializeClone, serializeClone } from '../clone.js';
+import { deserializeClone, isStackOverflow, serializeClone, TooDeep } from '../clone.js';
 import { Failure, UsageError } from './command.js';
-import { fromPlain, printJson, toPlain } from './json.js';
+import { cloneFrom, fromPlain, printJson, toPlain } from './json.js';
 import { keyValue } from './keys.js';
 
 export interface ParsedEntry {
@@ -18,7 +18,12 @@ export interface ParsedEntry {
   value: unknown;
   /** ms left; undefined: it does not expire; 0: it has expired. */
   ttl: number | undefined;
+  /** The bytes of a value that was written as a clone. */
+  clone?: () => Buffer | undefined;
 }
+
+/** Deeper values go out as clones. Import has to have room on its stack for all that export writes, whose code may be compiled and need less. */
+const MOST_LEVELS = 1000;
 
 /** Bytes that one piece of base64 stands for: a multiple of 3, so that the pieces make one whole. */
 const PIECE = 3 * 2 ** 18;
@@ -30,9 +35,9 @@ const PIECE = 3 * 2 ** 18;
 export function* entryLine(key: Buffer, value: unknown, expiresAt: number | undefined, stored: () => Buffer): Generator<string> {
   const expiry = expiresAt === undefined ? {} : { ttl: Math.max(1, expiresAt - Date.now()), expiresAt };
   const isLong = value instanceof Uint8Array && value.length > PIECE;
-  if (!isLong) {
+  if (!isLong && !(value instanceof TooDeep)) {
     try {
-      yield `${printJson(() => ({ key: toPlain(keyValue(key)), value: toPlain(value), ...expiry }))}\n`;
+      yield `${printJson(() => ({ key: toPlain(keyValue(key)), value: toPlain(value, MOST_LEVELS), ...expiry }))}\n`;
       return;
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
@@ -48,7 +53,7 @@ export function* entryLine(key: Buffer, value: unknown, expiresAt: number | unde
 
 /** The entry that a line stands for. Throws UsageError when it stands for none. */
 export function parseEntry(line: Buffer): ParsedEntry {
-  let long: { value: unknown } | undefined;
+  let long: { value: unknown; clone: Buffer | undefined } | undefined;
   let text: string;
   if (line.length > LONG_LINE) {
     const found = takeLongValue(line);
@@ -69,7 +74,12 @@ export function parseEntry(line: Buffer): ParsedEntry {
   if (!Object.hasOwn(parsed, 'value')) throw new UsageError('it has no "value"');
   const entryKey = fromPlain(key);
   if (typeof entryKey !== 'string' && !(entryKey instanceof Uint8Array)) throw new UsageError('the key is not text, nor {"$bytes":..}');
-  return { key: entryKey, value: long === undefined ? fromPlain(value) : long.value, ttl: ttlFrom(ttl, expiresAt) };
+  return {
+    key: entryKey,
+    value: long === undefined ? fromPlain(value) : long.value,
+    ttl: ttlFrom(ttl, expiresAt),
+    clone: () => (long === undefined ? cloneFrom(value) : long.clone),
+  };
 }
 
 function ttlFrom(ttl: unknown, expiresAt: unknown): number | undefined {
@@ -96,7 +106,7 @@ const HEAD = 110_000;
 const longValue = /^\{"key":(?:"[^"\\]*(?:\\.[^"\\]*)*"|\{"\$bytes":"[^"]*"\}),"value":\{"\$(bytes|clone)":"/;
 
 /** Takes a value that is one long piece of base64 out of the line: what remains of the line has null in its place. */
-function takeLongValue(line: Buffer): { rest: string; value: unknown } | undefined {
+function takeLongValue(line: Buffer): { rest: string; value: unknown; clone: Buffer | undefined } | undefined {
   const match = longValue.exec(line.toString('latin1', 0, HEAD));
   if (match === null) return undefined;
   const from = match[0].length;
@@ -117,10 +127,11 @@ function takeLongValue(line: Buffer): { rest: string; value: unknown } | undefin
   if (filled !== size) throw notBase64();
   const open = from - '{"$bytes":"'.length;
   const rest = `${wholeText(line.subarray(0, open))}null${wholeText(line.subarray(to + 2))}`;
-  if (match[1] === 'bytes') return { rest, value: bytes };
+  if (match[1] === 'bytes') return { rest, value: bytes, clone: undefined };
   try {
-    return { rest, value: deserializeClone(bytes, 0, size) };
-  } catch {
+    return { rest, value: deserializeClone(bytes, 0, size), clone: bytes };
+  } catch (error) {
+    if (isStackOverflow(error)) throw new UsageError('nested too deeply to be read');
     throw new UsageError('what $clone holds cannot be read');
   }
 }

@@ -1,7 +1,9 @@
 /** mmapkv export: every entry as a line that import takes back. */
 import { closeSync, openSync, statSync } from 'node:fs';
+import { isStackOverflow, TooDeep } from '../clone.js';
 import { type SalvageReport, salvage } from '../salvage.js';
 import type { Store } from '../store.js';
+import type { Entry } from '../types.js';
 import { describeProblem } from './check.js';
 import { type Command, Exit, storeWord, UsageError } from './command.js';
 import { entryLine } from './entries.js';
@@ -42,10 +44,13 @@ const MOST_SHOWN = 50;
 async function salvageTo(path: string, file: string | undefined, prefix: string | undefined, doubtful: boolean): Promise<number> {
   let report: SalvageReport | undefined;
   const start = prefix === undefined ? undefined : Buffer.from(prefix);
+  let progress: Progress | undefined;
+  const entries = salvage(path, { doubtful, onProgress: (share) => progress?.update(Math.floor(share * 1000)) });
+  // What cannot be read fails here, before FILE is opened and with that emptied.
+  let step = entries.next();
   await toOutput(file, [path], async (output, show) => {
-    const progress = await show(1000);
-    const entries = salvage(path, { doubtful, onProgress: (share) => progress.update(Math.floor(share * 1000)) });
-    for (let step = entries.next(); ; step = entries.next()) {
+    progress = await show(1000);
+    for (; ; step = entries.next()) {
       if (step.done === true) {
         report = step.value;
         return;
@@ -136,19 +141,52 @@ class Changed extends Error {}
 
 function writeEntry(store: Store, key: Buffer, output: Output): boolean {
   for (;;) {
-    const entry = store.getEntry(key);
-    if (entry === undefined) return false;
-    const stored = (): Buffer => {
-      const bytes = store.getBinary(key);
-      if (bytes === undefined || store.getEntry(key)?.version !== entry.version) throw new Changed();
-      return bytes;
-    };
     try {
-      for (const piece of entryLine(key, entry.value, entry.expiresAt, stored)) output.write(piece);
+      const entry = entryOf(store, key);
+      if (entry === undefined) return false;
+      for (const piece of entryLine(key, entry.value, entry.expiresAt, entry.stored)) output.write(piece);
       return true;
     } catch (error) {
       // Before anything was written of it.
       if (!(error instanceof Changed)) throw error;
     }
   }
+}
+
+interface FoundEntry {
+  value: unknown;
+  expiresAt: number | undefined;
+  /** The bytes of this very value. */
+  stored: () => Buffer;
+}
+
+function entryOf(store: Store, key: Buffer): FoundEntry | undefined {
+  const entry = readable(store, key);
+  if (entry instanceof TooDeep) return deepEntry(store, key);
+  if (entry === undefined) return undefined;
+  const stored = (): Buffer => {
+    const bytes = store.getBinary(key);
+    if (bytes === undefined || store.getEntry(key)?.version !== entry.version) throw new Changed();
+    return bytes;
+  };
+  return { value: entry.value, expiresAt: entry.expiresAt, stored };
+}
+
+function readable(store: Store, key: Buffer): Entry | TooDeep | undefined {
+  try {
+    return store.getEntry(key);
+  } catch (error) {
+    if (isStackOverflow(error)) return new TooDeep();
+    throw error;
+  }
+}
+
+/** A value that cannot be read here goes out as its bytes are. Without its version, only they tell that it is still the same. */
+function deepEntry(store: Store, key: Buffer): FoundEntry {
+  const bytes = store.getBinary(key);
+  const ttl = store.getRemainingTTL(key);
+  const value = readable(store, key);
+  if (bytes === undefined || ttl === undefined || !(value instanceof TooDeep) || store.getBinary(key)?.equals(bytes) !== true)
+    throw new Changed();
+  return { value, expiresAt: ttl === Number.POSITIVE_INFINITY ? undefined : Date.now() + ttl, stored: () => bytes };
 }

@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs';
 import { type Command, Exit, keyWord, storeWord } from './command.js';
 import { refuseStore } from './export.js';
-import { printJson, toJson, toPlain, typeOf } from './json.js';
+import { printJson, toJson, toPlain, typeOf, withinStack } from './json.js';
 import { isTerminal, writeOut } from './output.js';
 import { reading } from './stores.js';
 
@@ -19,7 +19,7 @@ export const get: Command = {
     ['--json', 'show value, type, version and expiry as JSON'],
   ],
   async run([path, key], options) {
-    const entry = reading(path!, (store) => store.getEntry(key!));
+    const entry = withinStack(() => reading(path!, (store) => store.getEntry(key!)));
     if (entry === undefined) return Exit.absent;
     const { value, version, expiresAt } = entry;
     let data: string | Uint8Array;

@@ -4,6 +4,7 @@
  */
 import { createReadStream, fstatSync, openSync } from 'node:fs';
 import { extname } from 'node:path';
+import { StoredClone } from '../clone.js';
 import { StoreError } from '../errors.js';
 import { open, type Store } from '../store.js';
 import { oneOf, parseDuration } from './arguments.js';
@@ -52,9 +53,13 @@ was stored before stays. Entries that have expired are left out.`,
     const ttl = ttlOption === undefined ? undefined : parseDuration('--ttl', ttlOption);
     // The file first: a store is not made for one that is missing.
     const fd = isFile ? openSync(file, 'r') : 0;
-    const input = isFile ? createReadStream('', { fd, highWaterMark: 2 ** 20 }) : process.stdin;
+    const stat = fstatSync(fd);
+    // Node takes a standard input of another kind, such as a folder, for one that has ended: read, it fails as a named one does.
+    const isStream = stat.isFIFO() || stat.isSocket() || stat.isCharacterDevice();
+    const input = !isFile && isStream ? process.stdin : createReadStream('', { fd, highWaterMark: 2 ** 20 });
     try {
-      return await load(path!, input, await sizeOf(fd), format, columns, ttl, options['strict'] === true);
+      // Bytes to read; 0: nobody knows.
+      return await load(path!, input, stat.isFile() ? stat.size : 0, format, columns, ttl, options['strict'] === true);
     } finally {
       input.destroy();
     }
@@ -64,12 +69,6 @@ was stored before stays. Entries that have expired are left out.`,
 function formatOf(file: string): Format {
   const extension = extname(file).toLowerCase();
   return extension === '.csv' ? 'csv' : extension === '.tsv' || extension === '.tab' ? 'tsv' : 'ndjson';
-}
-
-/** Bytes to read; 0: nobody knows. */
-async function sizeOf(fd: number): Promise<number> {
-  const stat = fstatSync(fd);
-  return stat.isFile() ? stat.size : 0;
 }
 
 class Tally {
@@ -128,12 +127,19 @@ async function load(
 /** Stores the entry of a row; returns why it cannot. Failures of the store itself are thrown. */
 function storeRow(store: Store, row: Row, defaultTTL: number | undefined, tally: Tally): string | undefined {
   try {
-    const { key, value, ttl = defaultTTL } = row.entry();
+    const { key, value, ttl = defaultTTL, clone } = row.entry();
     if (ttl === 0) {
       tally.expired++;
       return undefined;
     }
-    store.set(key, value, { ttl });
+    try {
+      store.set(key, value, { ttl });
+    } catch (error) {
+      // Serialized anew a deep value may take more of the stack, or be larger, than it was.
+      const bytes = error instanceof RangeError ? clone?.() : undefined;
+      if (bytes === undefined) throw error;
+      store.set(key, new StoredClone(bytes), { ttl });
+    }
     tally.stored++;
     return undefined;
   } catch (error) {

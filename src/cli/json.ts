@@ -17,10 +17,17 @@
  *
  * An object with one "$" key that is not in this list is itself. An object that occurs twice in a value is written twice.
  */
-import { deserializeClone, serializeClone } from '../clone.js';
+import { deserializeClone, isStackOverflow, serializeClone } from '../clone.js';
 import { Failure, UsageError } from './command.js';
 
 class Circular extends Error {}
+
+/** The objects that a part of a value lies within. */
+class Levels extends Set<object> {
+  constructor(readonly most: number) {
+    super();
+  }
+}
 
 /** A value's type in a word, as `get --json` shows it. */
 export function typeOf(value: unknown): string {
@@ -38,18 +45,23 @@ export function toJson(value: unknown): string {
 
 /** The same for what `make` puts together from plain parts. */
 export function printJson(make: () => unknown): string {
+  return withinStack(() => JSON.stringify(make()));
+}
+
+/** Reads or prints a value; one that takes too much of the stack is a failure of its own. */
+export function withinStack<T>(make: () => T): T {
   try {
-    return JSON.stringify(make());
+    return make();
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     throw new Failure('ERR_JSON_TOO_LARGE', `the value is too large or too deep for JSON: ${error.message}`);
   }
 }
 
-/** The value as what JSON.stringify prints without loss. */
-export function toPlain(value: unknown): unknown {
+/** The value as what JSON.stringify prints without loss. RangeError: it has more than so many levels, or than the stack can take. */
+export function toPlain(value: unknown, mostLevels = Number.POSITIVE_INFINITY): unknown {
   try {
-    return plain(value, new Set());
+    return plain(value, new Levels(mostLevels));
   } catch (error) {
     if (!(error instanceof Circular)) throw error;
     return cloned(value as object);
@@ -60,7 +72,7 @@ function cloned(value: object): unknown {
   return { $clone: serializeClone(value).toString('base64') };
 }
 
-function plain(value: unknown, within: Set<object>): unknown {
+function plain(value: unknown, within: Levels): unknown {
   switch (typeof value) {
     case 'number':
       return Number.isFinite(value) && !Object.is(value, -0) ? value : { $number: Object.is(value, -0) ? '-0' : String(value) };
@@ -75,10 +87,11 @@ function plain(value: unknown, within: Set<object>): unknown {
   }
 }
 
-function plainObject(value: object, within: Set<object>): unknown {
+function plainObject(value: object, within: Levels): unknown {
   if (value instanceof Uint8Array) return { $bytes: Buffer.from(value.buffer, value.byteOffset, value.length).toString('base64') };
   if (value instanceof Date) return { $date: Number.isNaN(value.getTime()) ? null : value.toISOString() };
   if (within.has(value)) throw new Circular();
+  if (within.size >= within.most) throw new RangeError(`more than ${within.most} levels`);
   within.add(value);
   let result: unknown;
   if (Array.isArray(value)) result = isList(value) ? value.map((item) => plain(item, within)) : cloned(value);
@@ -159,12 +172,20 @@ const tags: Readonly<Record<string, (content: unknown) => unknown>> = {
     if (bytes === undefined) return malformed;
     try {
       return deserializeClone(bytes, 0, bytes.length);
-    } catch {
+    } catch (error) {
+      if (isStackOverflow(error)) throw new UsageError('nested too deeply to be read');
       return malformed;
     }
   },
 };
 
+/** The bytes of what is written as a clone. */
+export function cloneFrom(given: unknown): Buffer | undefined {
+  return typeof given === 'object' && given !== null && '$clone' in given ? bytesFrom(given.$clone) : undefined;
+}
+
 function bytesFrom(content: unknown): Buffer | undefined {
-  return typeof content === 'string' && /^[A-Za-z0-9+/]*={0,2}$/.test(content) ? Buffer.from(content, 'base64') : undefined;
+  // Node drops what is left over of a text that was cut off.
+  const isBase64 = typeof content === 'string' && content.length % 4 === 0 && /^[A-Za-z0-9+/]*={0,2}$/.test(content);
+  return isBase64 ? Buffer.from(content, 'base64') : undefined;
 }

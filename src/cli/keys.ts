@@ -2,7 +2,7 @@
 import { isUtf8 } from 'node:buffer';
 import type { Store } from '../store.js';
 import { parseCount } from './arguments.js';
-import { type Command, Exit, type Options, storeWord } from './command.js';
+import { type Command, Exit, Failure, type Options, storeWord } from './command.js';
 import { toJson } from './json.js';
 import { Output } from './output.js';
 import { reading } from './stores.js';
@@ -38,12 +38,23 @@ export function listing(path: string, options: Options, show: (store: Store, key
   return reading(path, (store) => {
     const output = new Output();
     let count = 0;
+    let failed: Failure | undefined;
+    let failures = 0;
     if (limit > 0) {
       for (const key of store.keys({ prefix, as: 'buffer' })) {
-        if (show(store, key, output) && ++count >= limit) break;
+        try {
+          if (show(store, key, output) && ++count >= limit) break;
+        } catch (error) {
+          if (!(error instanceof Failure)) throw error;
+          failed ??= new Failure(error.code, `${toJson(keyValue(key))}: ${error.message}`);
+          failures++;
+        }
       }
     }
     output.flush();
+    // All others are there.
+    if (failed !== undefined)
+      throw failures === 1 ? failed : new Failure(failed.code, `${failed.message} (and so with ${failures - 1} more)`);
     return Exit.done;
   });
 }

@@ -1,6 +1,6 @@
 /** mmapkv list: keys with their values. */
 import { type Command, storeWord } from './command.js';
-import { printJson, toJson, toPlain } from './json.js';
+import { printJson, toJson, toPlain, withinStack } from './json.js';
 import { keyValue, listing, listOptions } from './keys.js';
 
 export const list: Command = {
@@ -12,7 +12,7 @@ key, NUL, value, NUL, and text and bytes as they are. With --json: {"key":..,"va
   options: listOptions,
   run([path], options) {
     return listing(path!, options, (store, key, output) => {
-      const entry = store.getEntry(key);
+      const entry = withinStack(() => store.getEntry(key));
       if (entry === undefined) return false;
       const { value, expiresAt } = entry;
       if (options['json'] === true) {
@@ -20,9 +20,11 @@ key, NUL, value, NUL, and text and bytes as they are. With --json: {"key":..,"va
         output.write(printJson(() => ({ key: toPlain(keyValue(key)), value: toPlain(value), ...ttl })));
         output.write(options['null'] === true ? '\0' : '\n');
       } else if (options['null'] === true) {
+        // First of all: it may fail.
+        const shown = typeof value === 'string' || value instanceof Uint8Array ? value : toJson(value);
         output.write(key);
         output.write('\0');
-        output.write(typeof value === 'string' || value instanceof Uint8Array ? value : toJson(value));
+        output.write(shown);
         output.write('\0');
       } else {
         output.write(`${onOneLine(keyValue(key))}\t${onOneLine(value)}\n`);
