@@ -170,7 +170,7 @@ function refuseRecords(session: Session, head: number, extent: number, record: n
       'ERR_STORE_CORRUPT',
       session.path,
       'the store was not closed before the machine stopped (or is a copy of a store in use), and records of its last checkpoint are damaged',
-      { segment: head, extent, from: (record - start) * 4, before: (i - start) * 4, durableEpoch: durable },
+      { segment: head, extent, from: (record - start) * 4, before: (i - start) * 4, epoch, durableEpoch: durable },
       'restore it from a backup; "mmapkv export --salvage" saves what can be proved good',
     );
   }

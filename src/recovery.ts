@@ -27,6 +27,7 @@ import {
   EXTENT_HEADER_SIZE,
   EXTENT_HEADER_WORDS,
   EXTENT_SIZE,
+  EXTENT_WORDS,
   INDEX_INLINE_BIT,
   INITIAL_DEPTH,
   INLINE_INDEX_BITS,
@@ -338,6 +339,12 @@ export function isOpenedSince(fd: number, size: number, durable: number): boolea
 }
 
 /** The lists of extents, and all else that the root says. */
+/**
+ * The header of an extent may be from before a life of it that is lost, and the records that follow of that life: they have the
+ * birth that the extent would be given next. So births go on by a number that was not foreseen (of so many).
+ */
+const BIRTHS = 4096;
+
 function writeRoot(session: Session, depth: number, live: Uint8Array, epoch: number): void {
   const { memory } = session;
   const root = memory.words[0]!;
@@ -347,12 +354,13 @@ function writeRoot(session: Session, depth: number, live: Uint8Array, epoch: num
   root.fill(0, ROOT_WORD, ROOT_WORD + R_HOLE_COUNT_WORD - ROOT_WORD + 1);
   let head = 0;
   let free = 0;
+  const jump = 2 + 2 * Math.floor(Math.random() * BIRTHS);
   for (let extent = fresh - 1; extent > 0; extent--) {
     if (live[extent] !== 0) continue;
     const words = extentWords(memory, extent);
     const base = extentBase(extent);
     words.fill(0, base + X_STATE_WORD, base + EXTENT_HEADER_SIZE / 4);
-    words[base + X_GENERATION_WORD] = words[base + X_GENERATION_WORD]! | 1;
+    words[base + X_GENERATION_WORD] = (words[base + X_GENERATION_WORD]! | 1) + jump;
     words[base + X_NEXT_WORD] = head;
     words[base + X_STATE_WORD] = KIND_FREE;
     head = extent;
@@ -371,7 +379,8 @@ function writeRoot(session: Session, depth: number, live: Uint8Array, epoch: num
 function isUntouched(session: Session, extent: number): boolean {
   const words = extentWords(session.memory, extent);
   const base = extentBase(extent);
-  return words[base + X_STATE_WORD] === 0 && words[base + X_GENERATION_WORD] === 0;
+  for (let i = base; i < base + EXTENT_WORDS; i++) if (words[i] !== 0) return false;
+  return true;
 }
 
 /** With durability 'none' extents are reused at once: no checkpoint can be proved, so the store begins anew. */

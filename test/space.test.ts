@@ -89,7 +89,7 @@ describe.each([
     const { count } = fill(store, 'fill', 'v'.repeat(size));
     // Nearly full: more than half of what fits.
     // A store of 16 extents has segments of two or three: what their ends leave unused weighs more there.
-    const kept = Math.max(1, Math.floor(count * (maxSize === mib ? 0.4 : 0.6)));
+    const kept = Math.max(1, Math.floor(count * (maxSize === mib ? 0.4 : maxSize < 8 * mib ? 0.5 : 0.6)));
     for (let i = kept; i < count; i++) store.delete(`fill ${i}`);
     for (let n = 0; n < Math.max(5 * kept, 300); n++) store.set(`fill ${n % kept}`, `${n} `.padEnd(size, 'w'));
     expect(store.size).toBe(kept);

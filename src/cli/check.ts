@@ -85,7 +85,7 @@ async function checkRecovered(path: string, onProgress: (share: number) => void)
   const copy = join(folder, basename(path));
   const { ended } = recoveryProgress;
   recoveryProgress.ended = (_, recovery: Recovery) =>
-    writeError(`mmapkv: not closed: the next open for writing recovers it, this is checked: ${describeRecovery(path, recovery)}\n`);
+    writeError(`mmapkv: ${describeRecovery(`a copy of ${path}`, recovery)}\n`);
   try {
     copyStore(path, copy);
     const store = open(copy, { create: false });
