@@ -41,6 +41,7 @@ import {
   RECORD_HEADER_WORDS,
   S_CHILD_0_WORD,
   S_COUNT_WORD,
+  S_DEPTH_WORD,
   S_EXPIRY_WORD,
   S_INDEX_WORD,
   S_LIVE_UNITS_WORD,
@@ -48,6 +49,7 @@ import {
   S_LOG_START_WORD,
   S_PENDING_VALUE_WORD,
   S_PENDING_WORD,
+  S_PREFIX_WORD,
   S_REPLACED_EPOCH_WORD,
   S_REPLACED_WORD,
   S_SEQUENCE_HIGH_WORD,
@@ -151,21 +153,34 @@ function walk(
 const MOST_SUMMED = 8 * EXTENT_WORDS;
 
 /**
- * Looks for a whole record of the checkpoint's epochs in the extent, from words[record] on; throws when there is one. Epochs do
- * not fall within a log, and recovery leaves nothing behind the end of one: so where a log seems to end before such a record it
- * does not end, but is damaged. (Behind the last record of the checkpoint nothing can tell.)
+ * Looks for a whole record of the checkpoint in the extent, from words[record] on; throws when there is one. Epochs do not fall
+ * within a log, and recovery leaves nothing behind the end of one: so where a log seems to end before such a record it does
+ * not end, but is damaged. (Behind the last record of the checkpoint nothing can tell.)
+ *
+ * What is looked at may also be a value that was lost, of whatever bytes, those of a store among them: only what has a key of this
+ * segment, and a sequence between that of the record before, `after`, and the head's, is one of its records.
  */
-function refuseRecords(session: Session, head: number, extent: number, record: number, durable: number): void {
+function refuseRecords(session: Session, head: number, extent: number, record: number, durable: number, after: number): void {
   const words = extentWords(session.memory, extent);
   const start = extentBase(extent);
+  const headWords = extentWords(session.memory, head);
+  const base = extentBase(head);
+  const newest = headWords[base + S_SEQUENCE_HIGH_WORD]! * 2 ** 32 + (headWords[base + S_SEQUENCE_LOW_WORD]! >>> 0);
+  const mask = 2 ** headWords[base + S_DEPTH_WORD]! - 1;
+  const prefix = headWords[base + S_PREFIX_WORD]!;
   let budget = MOST_SUMMED;
   for (let i = record; i + RECORD_HEADER_WORDS <= start + EXTENT_WORDS; i += 2) {
     const epoch = words[i + K_EPOCH_WORD]!;
     if (epoch < 1 || epoch > durable || (words[i + K_TYPE_WORD]! & FLAG_RECORD) === 0 || !fitsExtent(words, i, start)) continue;
+    const sequence = sequenceOf(words, i);
+    if (sequence <= after || sequence > newest) continue;
     const count = recordWordsAt(words, i);
     budget -= count;
     if (budget < 0) return;
     if (!checksumHolds(words, i, count, words[start + X_BIRTH_WORD]!)) continue;
+    const isDeletion = (words[i + K_TYPE_WORD]! & FLAG_DELETED) !== 0;
+    const hash = isDeletion ? words[payloadIndex(words, i)]! : hashOf(session, words, i);
+    if (((hash ^ prefix) & mask) !== 0) continue;
     throw storeError(
       'ERR_STORE_CORRUPT',
       session.path,
@@ -183,14 +198,15 @@ export function findRecords(session: Session, head: number, durable: number, use
   const found: Found = { head, log, end: 0, records: 0, dropped: 0, newestEpoch: 0 };
   let isAfter = false;
   let end = -1;
-  /** Extents of the log that were looked at up to where their records end. */
+  /** Extents of the log that were looked at up to where their records end; the sequence of the last record. */
   let seen = 0;
+  let sequence = 0;
   const isWhole = (words: Int32Array, record: number, start: number) =>
     (words[record + K_TYPE_WORD]! & FLAG_RECORD) !== 0 &&
     fitsExtent(words, record, start) &&
     checksumHolds(words, record, recordWordsAt(words, record), words[start + X_BIRTH_WORD]!);
   const endsAt = (record: number, extent: number) => {
-    if (!isAfter) refuseRecords(session, head, extent, record, durable);
+    if (!isAfter) refuseRecords(session, head, extent, record, durable, sequence);
   };
   const visit = (words: Int32Array, record: number, place: number, extent: number): boolean => {
     const start = extentBase(extent);
@@ -209,6 +225,7 @@ export function findRecords(session: Session, head: number, durable: number, use
       found.dropped++;
       return true;
     }
+    sequence = sequenceOf(words, record);
     const type = words[record + K_TYPE_WORD]!;
     if ((type & FLAG_DELETED) === 0) found.records++;
     if ((type & FLAG_LARGE) !== 0) for (const { extent: part } of valueParts(session, words, record)) used[part] = 1;
@@ -217,7 +234,7 @@ export function findRecords(session: Session, head: number, durable: number, use
   const last = walk(session, head, log, LOG_LIST_COUNT << EXTENT_UNIT_SHIFT, visit, endsAt);
   if (!isAfter) {
     for (const extent of [...log.slice(seen), ...others])
-      refuseRecords(session, head, extent, extentBase(extent) + EXTENT_HEADER_WORDS, durable);
+      refuseRecords(session, head, extent, extentBase(extent) + EXTENT_HEADER_WORDS, durable, sequence);
   }
   found.end = isAfter ? lastPlace(session, found, end) : last;
   return found;

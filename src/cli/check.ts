@@ -6,7 +6,7 @@
  * its locks. A store too damaged to be opened is a problem found, too. One that needs a recovery is left as it is, since a
  * recovery drops things: a copy of it is recovered and looked at.
  */
-import { closeSync, constants, copyFileSync, existsSync, mkdtempSync, openSync, readSync, rmSync } from 'node:fs';
+import { chmodSync, closeSync, constants, copyFileSync, existsSync, mkdtempSync, openSync, readSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { fromSystemError, StoreError } from '../errors.js';
@@ -81,11 +81,15 @@ async function checkPath(path: string, onProgress: (share: number) => void): Pro
 
 /** Checks what a recovery makes of the store, on a copy. */
 async function checkRecovered(path: string, onProgress: (share: number) => void): Promise<CheckReport> {
-  const folder = mkdtempSync(join(tmpdir(), 'mmapkv-check-'));
+  let folder: string;
+  try {
+    folder = mkdtempSync(join(tmpdir(), 'mmapkv-check-'));
+  } catch (error) {
+    throw fromSystemError(error, tmpdir(), `making a folder for a copy of ${path}, see TMPDIR`);
+  }
   const copy = join(folder, basename(path));
   const { ended } = recoveryProgress;
-  recoveryProgress.ended = (_, recovery: Recovery) =>
-    writeError(`mmapkv: ${describeRecovery(`a copy of ${path}`, recovery)}\n`);
+  recoveryProgress.ended = (_, recovery: Recovery) => writeError(`mmapkv: ${describeRecovery(`a copy of ${path}`, recovery)}\n`);
   try {
     copyStore(path, copy);
     const store = open(copy, { create: false });
@@ -108,6 +112,7 @@ function copyStore(path: string, copy: string): void {
     for (const end of ['', '.redo']) {
       if (end === '' || existsSync(path + end)) copyFileSync(path + end, copy + end, constants.COPYFILE_FICLONE);
     }
+    chmodSync(copy, 0o600);
     const fd = native.openFile(copy, OpenFlag.write, 0);
     try {
       const { size, device, inode } = native.fileInfo(fd);
