@@ -27,7 +27,7 @@ import {
   X_NEXT_WORD,
   X_STATE_WORD,
 } from './layout.js';
-import { acquire, markClean, release, releaseToOthers } from './lock.js';
+import { acquire, markClean, release } from './lock.js';
 import { extentBase, extentWords, truncated } from './memory.js';
 import { native } from './native.js';
 import type { Session } from './session.js';
@@ -51,34 +51,40 @@ function root(session: Session): Int32Array {
 /**
  * Makes at least `need` extents available: by a checkpoint when much is in quarantine, else by growing the file. Called
  * without segment locks. Throws ERR_STORE_NO_SPACE or ERR_STORE_FULL; the store is then as it was.
+ *
+ * `take` takes from them while nobody makes holes of them; answers what it did (another writer may have been quicker).
  */
-export function makeRoom(session: Session, need: number): void {
-  const { memory } = session;
-  const { fixed } = memory;
+export function makeRoom(session: Session, need: number, take?: () => boolean): boolean {
+  const { fixed } = session.memory;
   const r = root(session);
   const quarantined = Atomics.load(r, R_QUARANTINE_COUNT_WORD);
   if (quarantined > Math.max(QUARANTINE_LIMIT, Atomics.load(r, R_EXTENT_COUNT_WORD) * QUARANTINE_SHARE)) reclaimIfPossible(session, true);
   if (acquire(session, fixed, LOCK_GROWTH_WORD, 'growth')) markClean(fixed, LOCK_GROWTH_WORD);
   try {
-    let missing = need - availableExtents(session);
-    if (missing <= 0) return;
     try {
-      if (fillHoles(session, missing)) return;
-      missing = need - availableExtents(session);
-      // Others have freed some meanwhile.
-      if (missing <= 0) return;
-      const count = Atomics.load(r, R_EXTENT_COUNT_WORD);
-      const step = Math.max(missing, Math.min(GROWTH_MAX, Math.max(GROWTH_MIN, count >>> GROWTH_SHIFT)));
-      const most = session.maxSize === 0 ? MAX_EXTENTS : Math.min(MAX_EXTENTS, Math.floor(session.maxSize / EXTENT_SIZE));
-      growTo(session, count, Math.min(count + step, most), count + missing);
+      fillOrGrow(session, need);
     } catch (error) {
       // The last resort before saying no: what waits in quarantine.
       reclaimIfPossible(session, false);
       if (availableExtents(session) < need) throw error;
     }
+    return take?.() ?? true;
   } finally {
-    releaseToOthers(fixed, LOCK_GROWTH_WORD);
+    release(fixed, LOCK_GROWTH_WORD);
   }
+}
+
+// Caller holds the growth lock.
+function fillOrGrow(session: Session, need: number): void {
+  let missing = need - availableExtents(session);
+  if (missing <= 0 || fillHoles(session, missing)) return;
+  missing = need - availableExtents(session);
+  // Others have freed some meanwhile.
+  if (missing <= 0) return;
+  const count = Atomics.load(root(session), R_EXTENT_COUNT_WORD);
+  const step = Math.max(missing, Math.min(GROWTH_MAX, Math.max(GROWTH_MIN, count >>> GROWTH_SHIFT)));
+  const most = session.maxSize === 0 ? MAX_EXTENTS : Math.min(MAX_EXTENTS, Math.floor(session.maxSize / EXTENT_SIZE));
+  growTo(session, count, Math.min(count + step, most), count + missing);
 }
 
 /** A checkpoint that cannot be made, for whatever reason, is no reason not to grow. */

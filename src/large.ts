@@ -64,10 +64,12 @@ export function writeLarge(session: Session, hash: number, keySize: number, type
   const listCount = listCountFor(count);
   const extents: number[] = [];
   const keep = heldBackExtents(session);
-  for (let tries = 0; !reserveExtents(session, count + listCount, keep, extents); tries++) {
+  const reserve = () => reserveExtents(session, count + listCount, keep, extents);
+  let isReserved = reserve();
+  for (let tries = 0; !isReserved; tries++) {
     if (tries === TRIES)
       throw storeError('ERR_STORE_NO_SPACE', session.path, 'other writers take the space first', { extents: count }, 'try again');
-    makeRoom(session, count + listCount + keep);
+    isReserved = makeRoom(session, count + listCount + keep, reserve);
   }
   if (failpoint !== null) failpoint('large.reserved');
   const pairs = new Int32Array(2 * count);

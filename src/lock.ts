@@ -36,16 +36,6 @@ export function release(words: Int32Array, index: number): void {
   if ((Atomics.exchange(words, index, 0) & LOCK_WAITERS_BIT) !== 0) native.futexWake(words.buffer as ArrayBuffer, index * 4, 1);
 }
 
-/** ms that whoever lets go of a lock leaves to those who wait for it. */
-const COURTESY = 0.2;
-
-/** Lets go of a lock that is held for long and soon taken again: those who wait would hardly ever be quick enough. */
-export function releaseToOthers(words: Int32Array, index: number): void {
-  const isWaitedFor = (Atomics.load(words, index) & LOCK_WAITERS_BIT) !== 0;
-  release(words, index);
-  if (isWaitedFor) native.sleep(COURTESY);
-}
-
 /** Takes the lock if it is free or soon will be, and what it guards is in order. Never waits. */
 export function tryAcquire(session: Session, words: Int32Array, index: number): boolean {
   for (let i = 0; i < SPINS; i++) {
