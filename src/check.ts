@@ -222,7 +222,8 @@ export async function checkInSlices(
   onProgress: ((share: number) => void) | undefined,
 ): Promise<CheckReport> {
   const steps = checkSteps(session);
-  for (let started = performance.now(); ; ) {
+  // There is always a first turn: who calls this again and again does not stop the event loop.
+  for (let started = Number.NEGATIVE_INFINITY; ; ) {
     enter();
     session.busy = true;
     const step = steps.next();

@@ -26,7 +26,8 @@ export async function compactStore(session: Session, enter: () => void): Promise
   const before = native.fileInfo(fd).allocated;
   const prefixes: number[] = [];
   forEachSegment(session, (head) => prefixes.push(extentWords(session.memory, head)[extentBase(head) + S_PREFIX_WORD]!));
-  let since = performance.now();
+  // There is always a first turn: who calls this again and again does not stop the event loop.
+  let since = Number.NEGATIVE_INFINITY;
   const breathe = async () => {
     if (performance.now() - since < TURN) return;
     await new Promise((resolve) => setImmediate(resolve));

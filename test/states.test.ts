@@ -422,3 +422,19 @@ test('without the permission, a file cannot be written, read, or created', () =>
   expect(stderr).toBe('');
   expect(JSON.parse(stdout)).toEqual(['ERR_STORE_PERMISSION', 'opened', 'ERR_STORE_PERMISSION', 'ERR_STORE_PERMISSION']);
 });
+
+test.each(['sync', 'compact', 'check'] as const)(
+  '%s() in a loop does not stop the event loop, however little there is to do',
+  async (method) => {
+    for (const durability of ['none', 'checkpoint'] as const) {
+      const store = open(freshPath(), { durability }).set('key', 'value');
+      let hasTurned = false;
+      setImmediate(() => {
+        hasTurned = true;
+      });
+      for (let i = 0; i < 1000 && !hasTurned; i++) await store[method]();
+      expect(hasTurned).toBe(true);
+      store.close();
+    }
+  },
+);
