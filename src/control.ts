@@ -3,6 +3,7 @@
  * belongs to the data file by store id, device, inode and boot, and to this run by an id that the header repeats. When
  * nobody has the store open it may be deleted: the next open makes a new one.
  */
+import { unlinkSync } from 'node:fs';
 import { fromSystemError, storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { checksumWords } from './hash.js';
@@ -23,6 +24,8 @@ import {
   CONTROL_MAGIC_0,
   CONTROL_MAGIC_1,
   CONTROL_VERSION,
+  OWNER_COUNT,
+  OWNER_LOCK_BYTE,
 } from './layout.js';
 import { native, OpenFlag } from './native.js';
 import { randomId } from './random.js';
@@ -108,6 +111,14 @@ export function openControl(path: string, header: Header, extents: number, mode:
         { control: name },
         'move it away, or give the store another name',
       );
+    }
+    // Whoever has its locks has another data file open, which had the name before (a backup or mv took it): what they go on
+    // to store there, epochs and locks, must not be taken for this store's. Theirs lives on without a name.
+    if (native.isLocked(fd, OWNER_LOCK_BYTE, OWNER_COUNT + 1, true)) {
+      native.closeFile(fd);
+      fd = -1;
+      unlinkSync(name);
+      fd = native.openFile(name, OpenFlag.write | OpenFlag.create, mode);
     }
     const id = randomId();
     if (failpoint !== null) failpoint('control.opened');

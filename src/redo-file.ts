@@ -6,6 +6,7 @@
  * log of an earlier run, of another store or of a restored backup has another id: its entries do not hold their
  * checksums, which are seeded with both ids and with the place.
  */
+import { unlinkSync } from 'node:fs';
 import { fromSystemError, storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { checksumWords } from './hash.js';
@@ -113,33 +114,37 @@ export function openRedoFile(path: string, storeId: string, controlId: string, m
     const { header, isBlank, isOurs } = readRedoHeader(fd, size);
     const file = { fd, halfSize: header?.halfSize ?? REDO_HALF_SIZE, seed: redoSeed(storeId, controlId) };
     if (header?.storeId === storeId && header.controlId === controlId) return file;
-    if (header === undefined) {
-      if (inUse && !isBlank) {
-        throw storeError(
-          'ERR_STORE_CORRUPT',
-          path,
-          'the redo log of a store in use is damaged',
-          { log: name },
-          'close the store in every process that has it open, then open it again',
-        );
-      }
-      if (!isOurs) {
-        throw storeError(
-          'ERR_STORE_NOT_A_STORE',
-          path,
-          'the file in the place of its redo log is something else',
-          { log: name },
-          'move it away, or give the store another name',
-        );
-      }
-      const zeros = new Uint8Array(STEP);
-      const end = REDO_HEADER_SIZE + 2 * file.halfSize;
-      native.truncate(fd, 0);
-      native.allocate(fd, 0, end);
-      for (let at = 0; at < end; at += STEP) native.writeFile(fd, zeros.subarray(0, Math.min(STEP, end - at)), at);
-      if (failpoint !== null) failpoint('redo.zeroed');
-      native.syncData(fd);
+    if (header !== undefined) {
+      // Who has another data file open, which had the name before, may still write to it: theirs lives on without a name.
+      native.closeFile(fd);
+      fd = -1;
+      unlinkSync(name);
+      fd = native.openFile(name, OpenFlag.write | OpenFlag.create, mode);
+      file.fd = fd;
+    } else if (inUse && !isBlank) {
+      throw storeError(
+        'ERR_STORE_CORRUPT',
+        path,
+        'the redo log of a store in use is damaged',
+        { log: name },
+        'close the store in every process that has it open, then open it again',
+      );
+    } else if (!isOurs) {
+      throw storeError(
+        'ERR_STORE_NOT_A_STORE',
+        path,
+        'the file in the place of its redo log is something else',
+        { log: name },
+        'move it away, or give the store another name',
+      );
     }
+    const zeros = new Uint8Array(STEP);
+    const end = REDO_HEADER_SIZE + 2 * file.halfSize;
+    native.truncate(fd, 0);
+    native.allocate(fd, 0, end);
+    for (let at = 0; at < end; at += STEP) native.writeFile(fd, zeros.subarray(0, Math.min(STEP, end - at)), at);
+    if (failpoint !== null) failpoint('redo.zeroed');
+    native.syncData(fd);
     // Before there is a header: an open that finds one goes by it.
     native.syncDirectory(name);
     native.writeFile(fd, new Uint8Array(encodeHeader({ storeId, controlId, halfSize: file.halfSize }).buffer), 0);

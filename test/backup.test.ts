@@ -1,7 +1,7 @@
 /** backup() while others write, and compact(). */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readdirSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, StoreError } from '../dist/index.js';
@@ -169,4 +169,60 @@ test('compact gives what was deleted back to the file system, and the space is t
   expect((await again.check()).problems).toEqual([]);
   again.close();
   expect(existsSync(`${path}.lock`)).toBe(true);
+});
+
+test('who has a store open whose place another one takes (a backup or mv) takes no part in the new one', async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const quiet = { checkpointInterval: 3_600_000 };
+  const old = open(path, quiet);
+  // Its epoch is to be beyond that of the other one.
+  for (let i = 0; i < 50; i++) {
+    old.set('n', i);
+    old.syncNow();
+  }
+  const copy = join(folder, 'copy');
+  open(copy).close();
+  renameSync(copy, path);
+  const store = open(path, quiet);
+  old.set('n', -1);
+  old.syncNow();
+  expect(store.stats().durableEpoch).toBeLessThan(store.stats().epoch);
+  store.set('synced', 'since');
+  store.syncNow();
+  // After a power loss.
+  const image = join(folder, 'image');
+  copyFileSync(path, image);
+  const recovered = open(image);
+  expect(recovered.get('synced')).toBe('since');
+  recovered.close();
+  expect(old.get('n')).toBe(-1);
+  store.close();
+  old.close();
+  const again = open(path);
+  expect([...again.keys()]).toEqual(['synced']);
+  expect((await again.check()).problems).toEqual([]);
+  again.close();
+});
+
+test('a redo log of another run stays with those who have it open', () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const old = open(path, { durability: 'sync', checkpointInterval: 3_600_000 });
+  const copy = join(folder, 'copy');
+  open(copy).close();
+  renameSync(copy, path);
+  const store = open(path, { durability: 'sync', checkpointInterval: 3_600_000 });
+  const image = join(folder, 'image');
+  copyFileSync(path, image);
+  store.set('mine', 1);
+  // In the same half of the log.
+  if ((old.stats().epoch & 1) !== (store.stats().epoch & 1)) old.syncNow();
+  for (let i = 0; i < 5; i++) old.set('theirs', i);
+  copyFileSync(`${path}.redo`, `${image}.redo`);
+  const recovered = open(image);
+  expect(recovered.get('mine')).toBe(1);
+  recovered.close();
+  store.close();
+  old.close();
 });
