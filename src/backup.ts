@@ -21,7 +21,7 @@ import { readHeader, writeHeader } from './header.js';
 import { O_PINNED_EPOCH_WORD, OWNER_SLOT_MASK, OWNER_WORDS, OWNERS_WORD } from './layout.js';
 import { native, OpenFlag } from './native.js';
 import { randomId } from './random.js';
-import { redoPath } from './redo-file.js';
+import { readRedoHeader, redoPath } from './redo-file.js';
 import type { Session } from './session.js';
 
 /** `enter` throws when the store was closed meanwhile. */
@@ -29,6 +29,9 @@ export async function backupStore(session: Session, destination: string, enter: 
   if (typeof destination !== 'string') throw new TypeError(`destination must be a string, got ${typeof destination}`);
   if (destination === '' || destination.includes('\0')) throw new TypeError('destination must be a path');
   if (isOwnFile(session, destination)) throw new RangeError('destination must not be the store itself, nor a file of it');
+  // Those who open the copy would look there for files of theirs.
+  if ([controlPath, redoPath].some((pathOf) => isOwnFile(session, pathOf(resolve(destination)))))
+    throw new RangeError('destination must not have a name that makes the store a file of it');
   const target = resolve(destination);
   // One at a time: they would pin one epoch.
   const before = session.backingUp;
@@ -67,8 +70,8 @@ async function copyTo(session: Session, target: string, enter: () => void): Prom
     await recoverCopy(copy);
     if (failpoint !== null) failpoint('backup.recovered');
     await rm(controlPath(copy), { force: true });
-    // Those of a store that had the name before.
-    await rm(`${target}.redo`, { force: true });
+    // That of a store that had the name before.
+    if (isRedoFile(redoPath(target))) await rm(redoPath(target), { force: true });
     await rename(copy, target);
     if (failpoint !== null) failpoint('backup.named');
     native.syncDirectory(target);
@@ -79,6 +82,25 @@ async function copyTo(session: Session, target: string, enter: () => void): Prom
   } finally {
     await rm(folder, { recursive: true, force: true });
     if (lock >= 0) native.closeFile(lock);
+  }
+}
+
+/** Is there a redo log with this name? Anything else, a store even, only looks as if it belonged to the destination. */
+function isRedoFile(path: string): boolean {
+  let fd: number;
+  try {
+    fd = native.openFile(path, 0, 0);
+  } catch {
+    return false;
+  }
+  try {
+    const { kind, size } = native.fileInfo(fd);
+    if (kind !== 'file') return false;
+    // One that is blank yet the next open makes anew.
+    const { isOurs, isBlank } = readRedoHeader(fd, size);
+    return isOurs && !isBlank;
+  } finally {
+    native.closeFile(fd);
   }
 }
 

@@ -1,7 +1,7 @@
 /** backup() while others write, and compact(). */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { copyFileSync, existsSync, readdirSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, StoreError } from '../dist/index.js';
@@ -169,6 +169,29 @@ test('compact gives what was deleted back to the file system, and the space is t
   expect((await again.check()).problems).toEqual([]);
   again.close();
   expect(existsSync(`${path}.lock`)).toBe(true);
+});
+
+test('a backup leaves what only has the name of a redo log, be it the store itself', async () => {
+  const folder = freshFolder();
+  for (const suffix of ['.redo', '.lock']) {
+    const store = open(join(folder, `store${suffix}`));
+    store.set('key', 'value');
+    await expect(store.backup(join(folder, 'store'))).rejects.toThrow(RangeError);
+    expect(existsSync(store.path)).toBe(true);
+    store.close();
+  }
+  const store = open(join(folder, 'other'));
+  const target = join(folder, 'backup');
+  writeFileSync(`${target}.redo`, 'notes');
+  await store.backup(target);
+  expect(readFileSync(`${target}.redo`, 'utf8')).toBe('notes');
+  // That of a store which had the name before goes.
+  const before = open(join(folder, 'before'), { durability: 'sync' });
+  before.set('key', 1);
+  await store.backup(before.path);
+  expect(existsSync(`${before.path}.redo`)).toBe(false);
+  before.close();
+  store.close();
 });
 
 test('who has a store open whose place another one takes (a backup or mv) takes no part in the new one', async () => {
