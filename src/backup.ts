@@ -187,7 +187,8 @@ async function copyCheckpoint(session: Session, copy: string, enter: () => void)
 /** Off the event loop: it takes as long as reading all of it. */
 function recoverCopy(copy: string): Promise<void> {
   return new Promise((done, failed) => {
-    const worker = new Worker(new URL('./backup-worker.js', import.meta.url), { workerData: copy });
+    // Without what this process was started with: --input-type, say, is refused for a file.
+    const worker = new Worker(new URL('./backup-worker.js', import.meta.url), { workerData: copy, execArgv: [] });
     worker.on('message', ({ code, message }: { code: StoreErrorCode; message: string }) => failed(new StoreError(code, message)));
     worker.on('error', failed);
     worker.on('exit', () => done());

@@ -194,6 +194,19 @@ test('a backup leaves what only has the name of a redo log, be it the store itse
   store.close();
 });
 
+test('a program that is given on the command line makes a backup too', async () => {
+  const path = join(freshFolder(), 'store');
+  const code = `
+    const { open } = await import(process.argv[1]);
+    const store = open(process.argv[2]);
+    await store.set('key', 'value').backup(process.argv[2] + ' 2');`;
+  const child = spawn(process.execPath, ['--input-type=module', '-e', code, new URL('../dist/index.js', import.meta.url).href, path]);
+  await once(child, 'exit');
+  const copy = open(`${path} 2`, { create: false });
+  expect(copy.get('key')).toBe('value');
+  copy.close();
+});
+
 test('who has a store open whose place another one takes (a backup or mv) takes no part in the new one', async () => {
   const folder = freshFolder();
   const path = join(folder, 'store');
