@@ -95,7 +95,7 @@ export function evictFor(session: Session, wanted: number): boolean {
 }
 
 /** Could so many extents be free, with all segments next to empty? If not, nothing is dropped for them. */
-function canHold(session: Session, wanted: number): boolean {
+export function canHold(session: Session, wanted: number): boolean {
   const most = Math.floor(session.maxSize / EXTENT_SIZE);
   if (wanted <= most >>> 3) return true;
   // The root, and the heads: segments do not become fewer.

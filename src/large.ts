@@ -51,8 +51,8 @@ export interface LargeValue {
   extents: number[];
 }
 
-/** Reserves extents and writes the value into them. Called without a lock. */
-export function writeLarge(session: Session, hash: number, keySize: number, type: number, bytes: Uint8Array, size: number): LargeValue {
+/** Extents that a value takes, those with the list of the others, and bytes at its end that its record holds. */
+export function largeShape(keySize: number, size: number): { count: number; listCount: number; tail: number } {
   let count = Math.floor(size / EXTENT_PAYLOAD_SIZE);
   const listCountFor = (n: number) => (n > LARGE_DIRECT_COUNT ? Math.ceil(n / VALUE_LIST_PAIRS) : 0);
   const listWords = (n: number) => LARGE_HEADER_WORDS + 2 * (listCountFor(n) === 0 ? n : listCountFor(n));
@@ -61,7 +61,12 @@ export function writeLarge(session: Session, hash: number, keySize: number, type
     count++;
     tail = 0;
   }
-  const listCount = listCountFor(count);
+  return { count, listCount: listCountFor(count), tail };
+}
+
+/** Reserves extents and writes the value into them. Called without a lock. */
+export function writeLarge(session: Session, hash: number, keySize: number, type: number, bytes: Uint8Array, size: number): LargeValue {
+  const { count, listCount, tail } = largeShape(keySize, size);
   const extents: number[] = [];
   const keep = heldBackExtents(session);
   const reserve = () => reserveExtents(session, count + listCount, keep, extents);

@@ -186,3 +186,23 @@ test('many processes hammer a cache with more than it can hold, and one of them 
   open(path).close();
   expect((await store.check()).problems).toEqual([]);
 });
+
+test.for([100, 20_000, 300_000])('a batch that a cache cannot hold costs it nothing, one that fits goes in: values of %i bytes', (size) => {
+  const { store } = newCache({ maxSize: '8mb' });
+  for (let i = 0; i < 20_000; i++) store.set(`key ${i}`, valueFor(`key ${i}`, 400));
+  const batchOf = (bytes: number) => {
+    const batch = store.batch();
+    for (let i = 0; i < bytes / size; i++) batch.set(`batch ${i}`, Buffer.alloc(size));
+    return batch;
+  };
+  const before = store.size;
+  for (const bytes of [3_500_000, 5_000_000, 9_000_000]) {
+    if (size === 300_000 && bytes < 5_000_000) continue;
+    expect(() => batchOf(bytes).commit()).toThrow(expect.objectContaining({ code: 'ERR_STORE_FULL' }));
+  }
+  expect(store.size).toBe(before);
+  const batch = batchOf(1_000_000);
+  const { size: count } = batch;
+  batch.commit();
+  for (let i = 0; i < count; i++) expect(store.has(`batch ${i}`)).toBe(true);
+});
