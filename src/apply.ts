@@ -33,6 +33,7 @@ import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
 import { damaged, entryAt, type Note, namedNotes, noteExtent, PLACE_MASK, readNote } from './note.js';
 import { advanceTail, DELETION_UNITS, type Payload, publish, publishDeletion } from './publish.js';
 import { expiryOf, payloadIndex, payloadSizeOf, recordWordCount, unitsOf } from './record.js';
+import { noteUnlogged } from './redo.js';
 import type { Session } from './session.js';
 import { find } from './table.js';
 import { makeView, type View } from './view.js';
@@ -46,6 +47,7 @@ export function applyNotes(session: Session, head: number): void {
       const { words, index } = entryAt(session, note, n);
       if (words[index + E_HEAD_WORD] !== head || Atomics.load(words, index + E_DONE_WORD) === 1) continue;
       if (failpoint !== null) failpoint('note.found');
+      noteUnlogged(session, note.epoch);
       const view = makeView(session, head, Atomics.load(extentWords(session.memory, head), extentBase(head)));
       applyEntry(session, note, view, words[index + E_PLACE_WORD]!, words[index + E_COUNT_WORD]!, true);
       if (failpoint !== null) failpoint('note.applied');

@@ -54,7 +54,7 @@ import {
 import type { Operations } from './operations.js';
 import { tailExtent } from './publish.js';
 import { type Replacement, replaceSegment } from './rebuild.js';
-import { beginRedoBatch, endRedoBatch } from './redo.js';
+import { beginRedoBatch, endRedoBatch, fitsEntry, noteUnlogged } from './redo.js';
 import { appendLogExtent, checkLogCount, installIndex, largerIndex, replacementForMany } from './room.js';
 import { lockSegment, repairLocked, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
@@ -79,6 +79,7 @@ interface Work {
   sources: Int32Array[];
   froms: Int32Array;
   places: Int32Array;
+  words: number;
   /** Extents of large values. */
   values: number[];
   /** Extents to leave to others: none if there are but deletions, which are to work in a full store. */
@@ -122,7 +123,6 @@ export function commitOperations(session: Session, operations: Operations): void
     if (failpoint !== null) failpoint('batch.committed');
     publishGroups(session, work, note, groups);
     isPublished = true;
-    endRedoBatch(session);
     closeNote(session, note.extents[0]!, session.owner, true);
     if (failpoint !== null) failpoint('batch.cleared');
     for (const extent of work.values) attachExtent(session, extent);
@@ -166,6 +166,7 @@ function prepare(session: Session, operations: Operations, reserved: number[]): 
     sources: new Array<Int32Array>(count).fill(operations.words),
     froms: new Int32Array(count),
     places: new Int32Array(count),
+    words: 0,
     values: [],
     keep: operations.sets === 0 ? 0 : heldBackExtents(session),
     onlyGrows: false,
@@ -178,6 +179,7 @@ function prepare(session: Session, operations: Operations, reserved: number[]): 
     const hash = operations.words[from + P_HASH_WORD]!;
     let size = sizes >>> PAYLOAD_SIZE_SHIFT;
     work.hashes[n] = hash;
+    work.words += operations.words[from + P_SIZE_WORD]!;
     work.froms[n] = from;
     const waiting = operations.large.size === 0 ? undefined : operations.large.get(i);
     if (waiting !== undefined) {
@@ -428,13 +430,21 @@ function reshape(session: Session, work: Work, { first, count }: Group): void {
 // ---- 4. After the commit ---------------------------------------------------------------------------------------------
 
 function publishGroups(session: Session, work: Work, note: Note, groups: readonly Group[]): void {
-  let n = 0;
-  for (const { view, first, count } of groups) {
-    session.deletes += applyEntry(session, note, view, work.places[first]!, count, false);
-    if (failpoint !== null) failpoint('batch.applied');
-    markDone(session, note, n++);
+  const { redo } = session;
+  const isLogged = redo !== null && work.values.length === 0 && fitsEntry(work.words);
+  const letGo = ({ view }: Group, n: number) => {
+    markDone(session, note, n);
     if (failpoint !== null) failpoint('batch.segment');
     release(view.locks, view.lock);
-  }
+  };
+  if (!isLogged) noteUnlogged(session, note.epoch);
+  groups.forEach((group, n) => {
+    session.deletes += applyEntry(session, note, group.view, work.places[group.first]!, group.count, false);
+    if (failpoint !== null) failpoint('batch.applied');
+    if (!isLogged) letGo(group, n);
+  });
+  // In the log before anybody sees a part of it: who builds on that has an entry behind this one, and syncs both.
+  if (redo !== null && !endRedoBatch(session, redo)) noteUnlogged(session, note.epoch);
+  if (isLogged) groups.forEach(letGo);
   if (failpoint !== null) failpoint('batch.published');
 }

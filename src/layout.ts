@@ -315,10 +315,10 @@ export const LOCK_REDO_WORD = LOCK_ALLOCATOR_WORD + 64;
 /** The durable epoch (a futex word), and the errno of the first sync that failed (0: none did). */
 export const C_DURABLE_EPOCH_WORD = LOCK_ALLOCATOR_WORD + 80;
 export const C_SYNC_ERROR_WORD = LOCK_ALLOCATOR_WORD + 81;
-/** Newest epoch in which somebody wrote who is gone: whoever is there sees to its checkpoint. */
-export const C_LEFT_EPOCH_WORD = LOCK_ALLOCATOR_WORD + 82;
+export const C_LEFT_EPOCH_WORD = LOCK_ALLOCATOR_WORD + 82; // newest epoch in which somebody wrote who is gone: others see to its checkpoint
 export const C_BATCHES_WORD = LOCK_ALLOCATOR_WORD + 83; // how many batches were ever named in owner slots
 export const C_LAST_SLOT_WORD = LOCK_ALLOCATOR_WORD + 84; // no owner slot above this one was ever taken
+export const C_UNLOGGED_EPOCH_WORD = LOCK_ALLOCATOR_WORD + 85; // newest epoch of a batch that the redo log lacks
 /** Redo log: bytes used of each half; records written and records synced so far (a futex word). */
 export const C_REDO_TAIL_0_WORD = LOCK_ALLOCATOR_WORD + 96;
 export const C_REDO_TAIL_1_WORD = LOCK_ALLOCATOR_WORD + 97;

@@ -199,7 +199,7 @@ export function publish(
   }
   session.committed = true;
   if (isExpired) session.expirations++;
-  if (session.redo !== null) captureRecord(session.redo, hash, log, r);
+  if (session.redo !== null) captureRecord(session, session.redo, hash, log, r);
   if (isWatched(session) && !session.keepsValue) appendEvent(session, EVENT_SET, key, 0, keySize);
   if (failpoint !== null) failpoint('put.published');
 

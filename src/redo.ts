@@ -25,6 +25,7 @@ import {
   C_REDO_TAIL_0_WORD,
   C_REDO_WRITTEN_WORD,
   C_SYNC_ERROR_WORD,
+  C_UNLOGGED_EPOCH_WORD,
   ENTRY_ALIGN,
   ENTRY_HEADER_WORDS,
   ENTRY_MAGIC,
@@ -134,9 +135,9 @@ function padEntry(words: Int32Array, end: number): number {
 }
 
 /** Copies the record that was just committed. Caller holds the segment's lock, and has counted it in `owed`. */
-export function captureRecord(redo: Redo, hash: number, log: Int32Array, record: number): void {
+export function captureRecord(session: Session, redo: Redo, hash: number, log: Int32Array, record: number): void {
   const type = log[record + K_TYPE_WORD]!;
-  if ((type & FLAG_LARGE) !== 0) return;
+  if ((type & FLAG_LARGE) !== 0 || lacksBatch(session)) return;
   const size = recordWordsAt(log, record) - RECORD_HEADER_WORDS;
   const at = startOperation(redo, log[record + K_EPOCH_WORD]!, REDO_OPERATION_WORDS + size);
   if (at < 0) return;
@@ -153,6 +154,7 @@ export function captureRecord(redo: Redo, hash: number, log: Int32Array, record:
 
 /** Copies the deletion at `record` of the log, that of the key in the record of the cursor. As captureRecord(). */
 export function captureDeletion(session: Session, redo: Redo, hash: number, log: Int32Array, record: number): void {
+  if (lacksBatch(session)) return;
   const old = session.recordWords;
   const keySize = keySizeOf(old, session.recordIndex);
   const size = (keySize + 3) >>> 2;
@@ -179,12 +181,37 @@ export function beginRedoBatch(session: Session): void {
   redo.batch = 0;
 }
 
-export function endRedoBatch(session: Session): void {
-  const { redo } = session;
-  if (redo === null || redo.batch < 0) return;
+/** Appends the batch. False: the log does not get it. */
+export function endRedoBatch(session: Session, redo: Redo): boolean {
   if (redo.owed > 0) redo.used = 0;
   else if (redo.used > 0) redo.used = padEntry(redo.words, redo.used);
   redo.batch = -1;
+  if (redo.owed === 0 && !append(session, redo)) redo.owed++;
+  return redo.owed === 0;
+}
+
+/**
+ * The log lacks a batch of this epoch (it is too large, was written with another durability, or its writer died). Called
+ * before anybody can see a part of it: until a checkpoint has the batch, the log takes nothing more, since what was
+ * written by somebody who had read a part would come back without the rest.
+ */
+export function noteUnlogged(session: Session, epoch: number): void {
+  const { fixed } = session.memory;
+  for (let newest = Atomics.load(fixed, C_UNLOGGED_EPOCH_WORD); ((epoch - newest) | 0) > 0; ) {
+    const found = Atomics.compareExchange(fixed, C_UNLOGGED_EPOCH_WORD, newest, epoch);
+    if (found === newest) return;
+    newest = found;
+  }
+}
+
+/** Caller holds the lock of the segment that was written to: a part of a batch that was read there was noted before. */
+function lacksBatch(session: Session): boolean {
+  return !isDurable(session, Atomics.load(session.memory.fixed, C_UNLOGGED_EPOCH_WORD));
+}
+
+/** Can a batch of so many words be one entry? (Its operations take as much in a note, or more.) */
+export function fitsEntry(words: number): boolean {
+  return words <= MAX_ENTRY_WORDS - ENTRY_HEADER_WORDS;
 }
 
 // ---- Append ----------------------------------------------------------------------------------------------------------

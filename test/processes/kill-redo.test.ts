@@ -8,7 +8,7 @@ import { expect, test } from 'vitest';
 import { open } from '../../dist/index.js';
 import { REDO_HALF_SIZE, REDO_HEADER_SIZE } from '../../dist/layout.js';
 import { expectGoingOn } from '../support/kills.js';
-import { freshFolder, type Message, type Peer, startPeer } from '../support/processes.js';
+import { freshFolder, isStopped, type Message, type Peer, startPeer, until } from '../support/processes.js';
 import { replayable } from '../support/random.js';
 import { contentOf, PowerLoss } from '../support/redo.js';
 
@@ -253,3 +253,36 @@ test('a store whose control file was deleted after a crash goes on without what 
 async function untilStopped(pid: number): Promise<void> {
   while (!/\) T /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))) await new Promise((resolve) => setTimeout(resolve, 5));
 }
+
+test.each([
+  { what: 'a batch that the log takes, all its locks let go of', failpoints: 'batch.published=stop' },
+  { what: 'one that is in the log, with one segment done', failpoints: 'batch.segment=kill' },
+  { what: 'one whose writer dies before it is in the log', failpoints: 'batch.applied=kill' },
+  { what: 'one that is too large for the log', failpoints: 'batch.published=stop', size: 30_000 },
+  { what: 'one with large values', failpoints: 'batch.published=stop', size: 100_000 },
+  { what: 'one of somebody with another durability', durability: 'checkpoint' },
+])('what builds on a part of a batch comes back with the rest of it: $what', async ({ failpoints, size = 100, durability = 'sync' }) => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const store = open(path, { ...quiet, segmentSize: 65536, lockTimeout: 500 });
+  const keys = Array.from({ length: 20 }, (_, i) => `key ${i}`);
+  for (const key of keys) store.set(key, 'old');
+  const writer = startPeer('caller', { path, options: { ...quiet, durability } }, { failpoints });
+  expect(await writer.hear()).toBe('ready');
+  store.syncNow();
+  const loss = new PowerLoss(path, folder);
+  const before = store.stats().durableEpoch;
+  writer.say(['fill in a batch', 'key ', keys.length, size, 'new', 'none']);
+  if (failpoints === undefined) expect(await writer.hear()).toEqual({ value: null });
+  else if (failpoints.endsWith('stop')) await until(() => isStopped(writer.pid), 'the writer stops');
+  else await writer.ended();
+  const found = keys.find((key) => store.get(key) !== 'old')!;
+  expect(store.get(found)).toMatch(/^new/);
+  store.update(found, (value) => `${String(value).slice(0, 20)}!`);
+  if (store.stats().durableEpoch !== before) loss.sync();
+  const content = await loss.recovered();
+  for (const key of keys) expect(content.get(key), key).toMatch(key === found ? /^new.*!$/ : /^new/);
+  writer.kill('SIGKILL');
+  await writer.ended();
+  store.close();
+});
