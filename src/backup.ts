@@ -9,7 +9,7 @@
  *   4. write the copy's header: D, not clean, an id of its own;
  *   5. recover the copy in a worker thread, which closes it clean, and let it take the destination's name.
  */
-import { statSync } from 'node:fs';
+import { type BigIntStats, statSync } from 'node:fs';
 import { constants, copyFile, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { Worker } from 'node:worker_threads';
@@ -30,7 +30,7 @@ export async function backupStore(session: Session, destination: string, enter: 
   if (destination === '' || destination.includes('\0')) throw new TypeError('destination must be a path');
   if (isOwnFile(session, destination)) throw new RangeError('destination must not be the store itself, nor a file of it');
   // Those who open the copy would look there for files of theirs.
-  if ([controlPath, redoPath].some((pathOf) => isOwnFile(session, pathOf(resolve(destination)))))
+  if ([controlPath, redoPath].some((pathOf) => pathOf(resolve(destination)) === session.path))
     throw new RangeError('destination must not have a name that makes the store a file of it');
   const target = resolve(destination);
   // One at a time: they would pin one epoch.
@@ -133,7 +133,12 @@ async function removeLeftovers(target: string): Promise<void> {
 
 /** Does the path lead to a file of the store, or would it? */
 function isOwnFile(session: Session, destination: string): boolean {
-  const there = statSync(destination, { bigint: true, throwIfNoEntry: false });
+  let there: BigIntStats | undefined;
+  try {
+    there = statSync(destination, { bigint: true, throwIfNoEntry: false });
+  } catch (error) {
+    throw fromSystemError(error, destination, 'looking at the destination');
+  }
   const { device, inode } = native.fileInfo(session.memory.fd);
   if (there !== undefined && String(there.dev) === device && String(there.ino) === inode) return true;
   return [session.path, controlPath(session.path), redoPath(session.path)].some((own) => {

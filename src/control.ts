@@ -3,7 +3,7 @@
  * belongs to the data file by store id, device, inode and boot, and to this run by an id that the header repeats. When
  * nobody has the store open it may be deleted: the next open makes a new one.
  */
-import { unlinkSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { fromSystemError, storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { checksumWords } from './hash.js';
@@ -24,7 +24,6 @@ import {
   CONTROL_MAGIC_0,
   CONTROL_MAGIC_1,
   CONTROL_VERSION,
-  OWNER_COUNT,
   OWNER_LOCK_BYTE,
 } from './layout.js';
 import { native, OpenFlag } from './native.js';
@@ -81,6 +80,32 @@ function isOurs(fd: number, size: number): boolean {
   return (first === 0 && second === 0) || (first === CONTROL_MAGIC_0 && second === CONTROL_MAGIC_1);
 }
 
+/** Of making a new file: each further one means that somebody with another data file was quicker. */
+const TRIES = 100;
+/** ms that the making of a control file by somebody else is waited for, at most, and between two looks. */
+const PATIENCE = 5000;
+const PAUSE = 1;
+
+/**
+ * Opens the control file, shared with all others who have it open: who is to make it anew is alone with it, or takes
+ * another one. (Slot 0 is nobody's.)
+ */
+function openShared(path: string, name: string, mode: number): number {
+  const fd = native.openFile(name, OpenFlag.write | OpenFlag.create, mode);
+  for (const deadline = performance.now() + PATIENCE; !native.tryLock(fd, OWNER_LOCK_BYTE, 1, false); native.sleep(PAUSE)) {
+    if (performance.now() < deadline) continue;
+    native.closeFile(fd);
+    throw storeError(
+      'ERR_STORE_LOCK_TIMEOUT',
+      path,
+      'another process makes the control file, and does not go on',
+      { control: name },
+      'try again',
+    );
+  }
+  return fd;
+}
+
 /**
  * Opens the control file, or makes a new one when it is missing, is another store's, or is of an earlier boot. Caller
  * holds the open lock. `header` carries the identity of the data file as it is now.
@@ -89,7 +114,7 @@ export function openControl(path: string, header: Header, extents: number, mode:
   const name = controlPath(path);
   let fd = -1;
   try {
-    fd = native.openFile(name, OpenFlag.write | OpenFlag.create, mode);
+    fd = openShared(path, name, mode);
     const info = native.fileInfo(fd);
     if (info.kind !== 'file')
       throw storeError('ERR_STORE_NOT_A_STORE', path, 'the control file is not a regular file', { control: name }, 'move it away');
@@ -112,13 +137,13 @@ export function openControl(path: string, header: Header, extents: number, mode:
         'move it away, or give the store another name',
       );
     }
-    // Whoever has its locks has another data file open, which had the name before (a backup or mv took it): what they go on
+    // Whoever else has it has another data file open, which had the name before (a backup or mv took it): what they go on
     // to store there, epochs and locks, must not be taken for this store's. Theirs lives on without a name.
-    if (native.isLocked(fd, OWNER_LOCK_BYTE, OWNER_COUNT + 1, true)) {
+    for (let tries = 0; !native.tryLock(fd, OWNER_LOCK_BYTE, 1, true) && tries < TRIES; tries++) {
       native.closeFile(fd);
       fd = -1;
-      unlinkSync(name);
-      fd = native.openFile(name, OpenFlag.write | OpenFlag.create, mode);
+      rmSync(name, { force: true });
+      fd = openShared(path, name, mode);
     }
     const id = randomId();
     if (failpoint !== null) failpoint('control.opened');
@@ -127,6 +152,7 @@ export function openControl(path: string, header: Header, extents: number, mode:
     if (failpoint !== null) failpoint('control.allocated');
     native.writeFile(fd, new Uint8Array(headerWords(header, id).buffer), 0);
     if (failpoint !== null) failpoint('control.written');
+    native.tryLock(fd, OWNER_LOCK_BYTE, 1, false);
     return { fd, isKept: false, id };
   } catch (error) {
     if (fd >= 0) native.closeFile(fd);

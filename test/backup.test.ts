@@ -117,6 +117,7 @@ test('a backup takes the place of a file, and refuses the store itself and what 
   }
   for (const name of [path, `${path}.lock`, `${path}.redo`]) await expect(store.backup(name)).rejects.toThrow(RangeError);
   await expect(store.backup(join(folder, 'no folder', 'backup'))).rejects.toMatchObject({ code: 'ERR_STORE_NOT_FOUND' });
+  await expect(store.backup(join(folder, 'x'.repeat(300)))).rejects.toBeInstanceOf(StoreError);
   await expect(store.backup(undefined as unknown as string)).rejects.toThrow(TypeError);
   store.close();
   await expect(store.backup(target)).rejects.toThrow(StoreError);
@@ -239,6 +240,37 @@ test('who has a store open whose place another one takes (a backup or mv) takes 
   expect([...again.keys()]).toEqual(['synced']);
   expect((await again.check()).problems).toEqual([]);
   again.close();
+});
+
+test('processes that back up to one name and open it harm none of the others', { timeout: 60_000 }, async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const store = open(path);
+  for (let i = 0; i < 20_000; i++) store.set(`key ${i}`, 'v'.repeat(300));
+  const code = `
+    const { open } = await import(process.argv[1]);
+    const store = open(process.argv[2]);
+    for (let i = 0; i < 8; i++) {
+      await store.backup(process.argv[2] + ' 2');
+      const copy = open(process.argv[2] + ' 2');
+      copy.set('by ' + process.pid, i);
+      const { problems } = await copy.check();
+      if (problems.length > 0) throw new Error(JSON.stringify(problems));
+      copy.close();
+    }`;
+  const url = new URL('../dist/index.js', import.meta.url).href;
+  const endings = Array.from({ length: 4 }, async () => {
+    const child = spawn(process.execPath, ['--input-type=module', '-e', code, url, path]);
+    onTestFinished(() => void child.kill('SIGKILL'));
+    let errors = '';
+    child.stderr.on('data', (chunk) => {
+      errors += chunk;
+    });
+    await once(child, 'close');
+    return errors;
+  });
+  expect(await Promise.all(endings)).toEqual(['', '', '', '']);
+  store.close();
 });
 
 test('a redo log of another run stays with those who have it open', () => {
