@@ -252,7 +252,7 @@ function releaseReusable(session: Session, r: Int32Array): void {
   const { fixed } = session.memory;
   const oldest = r[R_QUARANTINE_HEAD_WORD]!;
   if (oldest === 0) return;
-  let epoch = session.options.durability === 'none' ? 0x7fffffff : Atomics.load(fixed, C_DURABLE_EPOCH_WORD);
+  let epoch = session.reusesAtOnce ? 0x7fffffff : Atomics.load(fixed, C_DURABLE_EPOCH_WORD);
   if (failpoint?.('quarantine.off') === true) epoch = 0x7fffffff;
   // Looked at before the pins of all owners, which take longer.
   if (extentWords(session.memory, oldest)[extentBase(oldest) + X_RETIRED_EPOCH_WORD]! > epoch) return;
@@ -261,7 +261,7 @@ function releaseReusable(session: Session, r: Int32Array): void {
     if (pinned !== 0 && pinned < epoch) epoch = pinned;
   }
   // With 'none' what a checkpoint needs is reused in the very next epoch.
-  stamp(session, r, Atomics.load(r, R_EPOCH_WORD) + (session.options.durability === 'none' ? 1 : 0));
+  stamp(session, r, Atomics.load(r, R_EPOCH_WORD) + (session.reusesAtOnce ? 1 : 0));
   releaseQuarantine(session, r, epoch);
 }
 

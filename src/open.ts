@@ -317,7 +317,8 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
     if (failpoint !== null) failpoint('open.claimed');
     if (!inUse) begin(session, opened, decision, control.id);
     else if (options.durability === 'none' && !header.loose) markLoose(session);
-    if (options.durability !== 'none') session.written = new Written();
+    if (options.durability === 'none') session.reusesAtOnce = true;
+    else session.written = new Written();
     session.makeDurable = (epoch) => checkpointNow(owned, epoch);
     if (options.durability === 'sync') session.redo = new Redo(openRedoFile(path, header.storeId, control.id, info.mode & 0o777, inUse));
     native.tryLock(fd, USE_LOCK_BYTE, 1, false);
@@ -394,7 +395,7 @@ function leave(session: Session, path: string): void {
   let isHeld = false;
   let isSettled = false;
   try {
-    memoryIsWhole(session);
+    session.memory.checkFaults();
     publishCounts(session);
     endSweep(session);
     settle(session);
@@ -443,8 +444,4 @@ function leave(session: Session, path: string): void {
       if (isHeld) native.unlock(fd, OPEN_LOCK_BYTE, 1);
     }
   }
-}
-
-function memoryIsWhole(session: Session): void {
-  session.memory.checkFaults();
 }

@@ -80,6 +80,11 @@ export class Session {
   written: Written | null = null;
   /** Makes everything durable that was written so far: what extents.ts, which knows nothing of checkpoints, frees space with. */
   makeDurable: ((epoch?: number) => void) | null = null;
+  /**
+   * Durability 'none', and the header on the disk says so: space is reused before a checkpoint has covered its retirement. Not
+   * before, since what an open has to do first (a recovery above all) may be cut off, and then the last checkpoint is needed.
+   */
+  reusesAtOnce = false;
   /** The last backup that was begun. */
   backingUp: Promise<void> | undefined;
   /** The redo log; null unless durability is 'sync'. */

@@ -234,6 +234,33 @@ test('a recovery that is killed while it applies the log is done again, in a cop
   store.close();
 });
 
+test('a recovery for an open with durability none, killed while it applies the log, leaves what the next one needs', {
+  timeout: 60_000,
+}, async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const store = open(path, { ...quiet, segmentSize: 65536 });
+  const value = 'v'.repeat(2000);
+  for (let i = 0; i < 400; i++) store.set(`k${i}`, `old ${i} ${value}`);
+  store.syncNow();
+  const loss = new PowerLoss(path, folder);
+  const { durableEpoch } = store.stats();
+  // Every segment is replaced on the way: what it was before the log is needed until the header names another checkpoint.
+  for (let i = 0; i < 800; i++) store.set(`k${i % 400}`, `new ${i} ${value}`);
+  expect(store.stats().durableEpoch).toBe(durableEpoch);
+  const copyPath = loss.strike();
+  for (const passage of [390, 300]) {
+    const failpoints = `recovery.redone=kill@${passage}`;
+    const { signal, errors } = await startPeer('opener', { path: copyPath, durability: 'none' }, { failpoints }).ended();
+    expect({ failpoints, signal, errors }).toEqual({ failpoints, signal: 'SIGKILL', errors: '' });
+  }
+  const copy = open(copyPath);
+  expect((await copy.check()).problems).toEqual([]);
+  expect(contentOf(copy)).toEqual(contentOf(store));
+  copy.close();
+  store.close();
+});
+
 test('a store whose control file was deleted after a crash goes on without what its log held, and loses nothing', {
   timeout: 60_000,
 }, async () => {
