@@ -11,13 +11,15 @@
  * was copied before the log was: together they are no state of the store, so the log is left out.
  */
 import { keyWords } from './codec.js';
-import { systemCode } from './errors.js';
+import { StoreError, systemCode } from './errors.js';
+import { heldBackExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
 import { checksumWords } from './hash.js';
 import {
   ENTRY_ALIGN,
   ENTRY_HEADER_WORDS,
   ENTRY_MAGIC,
+  EXTENT_SIZE,
   FLAG_DELETED,
   FLAG_EXPIRY,
   FLAG_LARGE,
@@ -155,21 +157,46 @@ function copyBytes(words: Int32Array, at: number, size: number): Buffer {
   return Buffer.from(Buffer.from(words.buffer, words.byteOffset + at * 4, size));
 }
 
+/** Times that the cap of the store is raised for one operation. */
+const RAISES = 8;
+
 /**
  * Does the operations again, on a store that was just recovered to its checkpoint and that nobody else has open. Cut off,
  * it is done again with the recovery: until that has ended, the header names the old checkpoint.
  */
 export function applyRedo(session: Session, operations: readonly RedoOperation[]): number {
+  const { maxSize } = session;
   // No checkpoint before all is done: the log would be void half-way.
   session.kickAfter = Number.POSITIVE_INFINITY;
-  const keyBytes = new Uint8Array(keyWords.buffer);
-  for (const { hash, key, deleted, type, payload, expiresAt } of operations) {
-    keyWords.fill(0, 0, ((key.length + 3) >>> 2) + 1);
-    keyBytes.set(key);
-    if (deleted) remove(session, hash, key.length, undefined);
-    else writeValue(session, hash, key.length, { type, size: payload.length, words: null, bytes: payload }, expiresAt, ALWAYS, 0);
+  for (const operation of operations) {
+    applyWithRoom(session, operation);
     if (failpoint !== null) failpoint('recovery.redone');
   }
   session.kickAfter = 0;
+  session.maxSize = maxSize;
   return operations.length;
+}
+
+/**
+ * In another order, and without the values that came between, operations may take more space than they took the first time. What was
+ * acknowledged had room then: rather than never be opened again, a store at its cap goes a little beyond it.
+ */
+function applyWithRoom(session: Session, operation: RedoOperation): void {
+  for (let raises = 0; ; raises++) {
+    try {
+      apply(session, operation);
+      return;
+    } catch (error) {
+      const isFull = error instanceof StoreError && error.code === 'ERR_STORE_FULL';
+      if (!isFull || session.maxSize === 0 || raises === RAISES) throw error;
+      session.maxSize = Math.max(session.maxSize, session.memory.limit * EXTENT_SIZE) + heldBackExtents(session) * EXTENT_SIZE;
+    }
+  }
+}
+
+function apply(session: Session, { hash, key, deleted, type, payload, expiresAt }: RedoOperation): void {
+  keyWords.fill(0, 0, ((key.length + 3) >>> 2) + 1);
+  new Uint8Array(keyWords.buffer).set(key);
+  if (deleted) remove(session, hash, key.length, undefined);
+  else writeValue(session, hash, key.length, { type, size: payload.length, words: null, bytes: payload }, expiresAt, ALWAYS, 0);
 }

@@ -327,6 +327,41 @@ test('calls that are cut off by a timeout leave nothing out that the next call d
   lazy.close();
 });
 
+test('a store that was full is opened again, though its log does not pack as tightly as what it tells of did', async () => {
+  const { folder } = scene();
+  const path = join(folder, 'full');
+  // One segment, whose records lie in the order in which they were written.
+  const options = { maxSize: 2 ** 21, hash: () => 0, durability: 'sync', checkpointInterval: 3_600_000 } as const;
+  const store = open(path, options);
+  const loss = new PowerLoss(path, folder);
+  // Of an extent three of the small ones take all, or two of the large ones; one of each wastes a quarter.
+  const sizes = { small: 20_000, large: 30_000 };
+  // In this order the log is gone through: a key where it comes first, with its last value.
+  for (let i = 0; i < 30; i++) store.set(`small ${i}`, '').set(`large ${i}`, '');
+  const keys: string[] = [];
+  for (let i = 0; i < 10; i++) {
+    for (let n = 3 * i; n < 3 * i + 3; n++) keys.push(`small ${n}`);
+    for (let n = 2 * i; n < 2 * i + 2; n++) keys.push(`large ${n}`);
+  }
+  let written = 0;
+  try {
+    for (const key of keys) {
+      store.set(key, Buffer.alloc(key.startsWith('small') ? sizes.small : sizes.large, key));
+      written++;
+    }
+  } catch (error) {
+    expect(error).toMatchObject({ code: 'ERR_STORE_FULL' });
+  }
+  expect(written).toBeGreaterThan(20);
+  expect(store.stats()).toMatchObject({ checkpoints: 0 });
+  const copy = open(loss.strike(), options);
+  expect((await copy.check()).problems).toEqual([]);
+  expect(contentOf(copy)).toEqual(contentOf(store));
+  expect(copy.stats().fileSize).toBeLessThanOrEqual(1.5 * options.maxSize);
+  copy.close();
+  store.close();
+});
+
 test('two opens in one process, one of them without syncs: what the other wrote is there', async () => {
   const { path, store, loss } = scene();
   const lazy = open(path, { checkpointInterval: 3_600_000 });
