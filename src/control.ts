@@ -37,6 +37,10 @@ export interface Control {
   fd: number;
   /** False: it was made anew, and says nothing of what happened before. */
   isKept: boolean;
+  /**
+   * Of a store that was closed it is a new one, which a kept file is yet to be given (nameControl). Whatever is in the redo log is
+   * void then: also if the data file is an old one that was copied into its place, and the log tells of what came after it.
+   */
   id: string;
 }
 
@@ -70,6 +74,15 @@ function belongs(fd: number, size: number, header: Header, extents: number): boo
     getId(found, C_CONTROL_ID_WORD) === header.controlId &&
     getBigint(found, C_INODE_WORD) === header.inode
   );
+}
+
+/**
+ * Gives the control file the id that the header is about to have. Killed in between, the next open of the store, which is still
+ * called clean, makes the file anew.
+ */
+export function nameControl(fd: number, header: Header): void {
+  native.writeFile(fd, new Uint8Array(headerWords(header, header.controlId).buffer), 0);
+  if (failpoint !== null) failpoint('control.named');
 }
 
 /** A control file, or one that somebody was about to make: not any file that has the name. */
@@ -118,7 +131,7 @@ export function openControl(path: string, header: Header, extents: number, mode:
     const info = native.fileInfo(fd);
     if (info.kind !== 'file')
       throw storeError('ERR_STORE_NOT_A_STORE', path, 'the control file is not a regular file', { control: name }, 'move it away');
-    if (belongs(fd, info.size, header, extents)) return { fd, isKept: true, id: header.controlId };
+    if (belongs(fd, info.size, header, extents)) return { fd, isKept: true, id: header.clean && !inUse ? randomId() : header.controlId };
     if (inUse) {
       throw storeError(
         'ERR_STORE_CORRUPT',

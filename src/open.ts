@@ -9,7 +9,7 @@
 import { dirname } from 'node:path';
 import { checkpointNow, currentEpoch, endCheckpoints, isSuspect, markLoose, refuseSuspect, syncOrSuspect } from './checkpoint.js';
 import { cleanDead, leaveEpoch, makeSlots, settle } from './cleanup.js';
-import { openControl } from './control.js';
+import { nameControl, openControl } from './control.js';
 import { publishCounts } from './counts.js';
 import { fromSystemError, storeError, systemCode } from './errors.js';
 import { attachExtent, describeExtent } from './extents.js';
@@ -366,6 +366,7 @@ function begin(session: Session, { header, isCopy }: Opened, decision: Decision,
   header.controlId = controlId;
   header.epoch = currentEpoch(session);
   header.extentCount = session.memory.limit;
+  nameControl(session.memory.controlFd, header);
   takeMark(session, header, 1);
   // Not before: a header that was not synced may have named an epoch which a power loss would take back.
   Atomics.store(fixed, C_DURABLE_EPOCH_WORD, header.durableEpoch);

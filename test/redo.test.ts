@@ -291,6 +291,31 @@ test('a store that was recovered goes on with a log of its own: entries of its f
   again.close();
 });
 
+test('a closed store that an older copy of itself was copied into goes on without what its log has of later', async () => {
+  for (const logs of [false, true]) {
+    const { folder } = scene();
+    const path = join(folder, 'restored');
+    const options = { durability: 'sync', checkpointInterval: 3_600_000 } as const;
+    open(path, options).set('a', 'old').close();
+    copyFileSync(path, join(folder, 'older'));
+    const store = open(path, options).set('a', 'new').set('b', 1);
+    // With it, the log also has entries that name a checkpoint of which the older file knows nothing.
+    store.syncNow();
+    if (logs) store.set('c', 1);
+    store.close();
+    // Not mv: device and inode stay, and with them the control file.
+    copyFileSync(join(folder, 'older'), path);
+    const restored = open(path, logs ? options : {});
+    const loss = new PowerLoss(path, folder);
+    expect(await loss.recovered()).toEqual(new Map([['a', 'old']]));
+    if (logs) {
+      restored.set('d', 1);
+      expect(await loss.recovered()).toEqual(contentOf(restored));
+    }
+    restored.close();
+  }
+});
+
 test('calls that are cut off by a timeout leave nothing out that the next call does not make up for', { timeout: 60_000 }, async () => {
   const dice = replayable('cut off redo');
   const { path, store, loss, follow } = scene();

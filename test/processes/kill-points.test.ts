@@ -79,6 +79,7 @@ const scenarios: Record<string, Scenario> = {
   'control.opened': withoutControl,
   'control.allocated': withoutControl,
   'control.written': withoutControl,
+  'control.named': alone,
   'owner.locked': alone,
   'owner.left': alone,
   'open.claimed': alone,
