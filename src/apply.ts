@@ -33,7 +33,7 @@ import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
 import { damaged, entryAt, type Note, namedNotes, noteExtent, PLACE_MASK, readNote } from './note.js';
 import { advanceTail, DELETION_UNITS, type Payload, publish, publishDeletion } from './publish.js';
 import { expiryOf, payloadIndex, payloadSizeOf, recordWordCount, unitsOf } from './record.js';
-import { noteUnlogged } from './redo.js';
+import { captureAbsence, noteUnlogged } from './redo.js';
 import type { Session } from './session.js';
 import { find } from './table.js';
 import { makeView, type View } from './view.js';
@@ -125,7 +125,10 @@ function applyOperation(session: Session, view: View, extent: number, at: number
   const keySize = sizes & KEY_SIZE_MASK;
   const found = findKey(session, view, words, at);
   if ((type & FLAG_DELETED) !== 0) {
-    if (!found) return false;
+    if (!found) {
+      captureAbsence(session, view, hash, keyScratch, keySize, epoch);
+      return false;
+    }
     if (!advanceTail(view.words, view.base, DELETION_UNITS)) throw noRoom(session, view);
     publishDeletion(session, view, hash, epoch);
     return true;

@@ -104,12 +104,17 @@ function scanHalf(words: Int32Array, start: number, seed: number, durableEpoch: 
       for (const operation of operationsOf(words, at, size) ?? []) {
         const name = operation.key.toString('latin1');
         const known = last.get(name);
-        if (known === undefined || known.sequence < operation.sequence) last.set(name, operation);
+        if (known === undefined || isLater(operation, known)) last.set(name, operation);
       }
     }
     at += Math.ceil(size / ALIGN_WORDS) * ALIGN_WORDS;
   }
   return true;
+}
+
+/** A batch's deletion of a key that was gone (an eviction leaves no record) may have the sequence of what had been there. */
+function isLater(one: RedoOperation, other: RedoOperation): boolean {
+  return one.sequence > other.sequence || (one.sequence === other.sequence && one.deleted);
 }
 
 /** Words of the entry at `at`, 0 when there is none. */

@@ -29,7 +29,9 @@ import {
   ENTRY_ALIGN,
   ENTRY_HEADER_WORDS,
   ENTRY_MAGIC,
+  FLAG_DELETED,
   FLAG_LARGE,
+  FLAG_RECORD,
   J_CHECKSUM_WORD,
   J_COUNT_WORD,
   J_DURABLE_EPOCH_WORD,
@@ -56,6 +58,9 @@ import {
   RECORD_HEADER_WORDS,
   REDO_HEADER_SIZE,
   REDO_OPERATION_WORDS,
+  S_SEQUENCE_HIGH_WORD,
+  S_SEQUENCE_LOW_WORD,
+  SEQUENCE_HIGH_SHIFT,
 } from './layout.js';
 import { release } from './lock.js';
 import { native, Wait } from './native.js';
@@ -63,6 +68,7 @@ import { isAlive, ownerOf } from './owners.js';
 import { keyIndex, keySizeOf, recordWordsAt } from './record.js';
 import { entrySeed, type RedoFile } from './redo-file.js';
 import type { Session } from './session.js';
+import type { View } from './view.js';
 
 const ALIGN_WORDS = ENTRY_ALIGN / 4;
 const MAX_ENTRY_WORDS = MAX_ENTRY_SIZE / 4;
@@ -154,20 +160,56 @@ export function captureRecord(session: Session, redo: Redo, hash: number, log: I
 
 /** Copies the deletion at `record` of the log, that of the key in the record of the cursor. As captureRecord(). */
 export function captureDeletion(session: Session, redo: Redo, hash: number, log: Int32Array, record: number): void {
+  const { recordWords: old, recordIndex: index } = session;
+  const type = log[record + K_TYPE_WORD]!;
+  putDeletion(
+    session,
+    redo,
+    hash,
+    log[record + K_EPOCH_WORD]!,
+    type,
+    log[record + K_SEQUENCE_WORD]!,
+    old,
+    keyIndex(old, index),
+    keySizeOf(old, index),
+  );
+}
+
+/**
+ * A batch removes a key that is not there: somebody else's removal may be in the table and not in the log, or not durable. What
+ * the batch promises does not depend on it, so this one has the sequence of whatever removed it, or a later one of its segment.
+ */
+export function captureAbsence(session: Session, view: View, hash: number, key: Int32Array, keySize: number, epoch: number): void {
+  const { redo } = session;
+  if (redo === null) return;
+  redo.owed++;
+  const { words, base } = view;
+  const type = FLAG_DELETED | FLAG_RECORD | (words[base + S_SEQUENCE_HIGH_WORD]! << SEQUENCE_HIGH_SHIFT);
+  putDeletion(session, redo, hash, epoch, type, words[base + S_SEQUENCE_LOW_WORD]!, key, 0, keySize);
+}
+
+function putDeletion(
+  session: Session,
+  redo: Redo,
+  hash: number,
+  epoch: number,
+  type: number,
+  sequence: number,
+  key: Int32Array,
+  from: number,
+  keySize: number,
+): void {
   if (lacksBatch(session)) return;
-  const old = session.recordWords;
-  const keySize = keySizeOf(old, session.recordIndex);
   const size = (keySize + 3) >>> 2;
-  const at = startOperation(redo, log[record + K_EPOCH_WORD]!, REDO_OPERATION_WORDS + size);
+  const at = startOperation(redo, epoch, REDO_OPERATION_WORDS + size);
   if (at < 0) return;
   const { words } = redo;
   words[at + Q_HASH_WORD] = hash;
   words[at + Q_SIZES_WORD] = keySize;
-  words[at + Q_TYPE_WORD] = log[record + K_TYPE_WORD]!;
-  words[at + Q_SEQUENCE_WORD] = log[record + K_SEQUENCE_WORD]!;
-  const from = keyIndex(old, session.recordIndex);
+  words[at + Q_TYPE_WORD] = type;
+  words[at + Q_SEQUENCE_WORD] = sequence;
   const to = at + REDO_OPERATION_WORDS;
-  for (let i = 0; i < size; i++) words[to + i] = old[from + i]!;
+  for (let i = 0; i < size; i++) words[to + i] = key[from + i]!;
   endOperation(redo, to + size);
 }
 

@@ -212,6 +212,27 @@ test('a batch that others finish for one who was killed is there as a whole afte
   }
 });
 
+test('a batch that deletes what somebody had deleted who was killed before it was in the log', { timeout: 60_000 }, async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const store = open(path, quiet);
+  store.set('a', 1).set('b', 1).set('c', 1);
+  store.syncNow();
+  const loss = new PowerLoss(path, folder);
+  store.set('b', 2);
+  const failpoints = 'redo.reserved=kill@1';
+  const { signal } = await startPeer('deleter', { path, keys: ['a', 'b', 'c'] }, { failpoints }).ended();
+  expect(signal).toBe('SIGKILL');
+  expect(store.size).toBe(0);
+  store.batch().delete('a').delete('b').set('d', 1).commit();
+  store.set('c', 2);
+  expect(await loss.recovered()).toEqual(contentOf(store));
+  // What is written afterwards is later than the deletion of what was not there.
+  store.set('a', 3);
+  expect(await loss.recovered()).toEqual(contentOf(store));
+  store.close();
+});
+
 test('a recovery that is killed while it applies the log is done again, in a copy too', { timeout: 60_000 }, async () => {
   const folder = freshFolder();
   const path = join(folder, 'store');
