@@ -55,8 +55,8 @@ export class Batch {
   /**
    * Carries out the operations, all or none of them: also when this process is killed, or the power fails. Readers that
    * look meanwhile may see a part. Afterwards the batch is empty, and can be used again. After an error nothing has
-   * happened and the batch is as it was, but for ERR_STORE_SYNC_FAILED with durability 'sync': then it has, and may not
-   * survive a power loss.
+   * happened and the batch is as it was, but for ERR_STORE_SYNC_FAILED with durability 'sync', and errors whose `written` is
+   * true: then it has, and may not survive a power loss.
    * @throws {StoreError} ERR_STORE_CLOSED, ERR_STORE_FULL, ERR_STORE_NO_SPACE, ERR_STORE_LOCK_TIMEOUT,
    *   ERR_STORE_SYNC_FAILED, ERR_STORE_CORRUPT, ERR_STORE_TRUNCATED
    */

@@ -370,10 +370,17 @@ export function flushRedo(session: Session): void {
   try {
     makeDurable(session, redo);
   } catch (error) {
-    if (error instanceof StoreError) session.busy = false;
-    throw error;
+    if (!(error instanceof StoreError)) throw error;
+    session.busy = false;
+    throw error.code === 'ERR_STORE_SYNC_FAILED' ? error : notDurable(error);
   }
   session.busy = false;
+}
+
+/** No checkpoint could take the log's place (a stopped writer holds it up, say). To write again would be to write twice. */
+function notDurable(error: StoreError): StoreError {
+  const message = `the store shows the write, but a power loss may undo it: ${error.message}`;
+  return new StoreError(error.code, message, { path: error.path, facts: { ...error, written: true }, cause: error });
 }
 
 /** Hands on the result of a write when it is durable. */

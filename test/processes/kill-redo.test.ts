@@ -123,6 +123,38 @@ test('one that is stopped while it syncs for the others holds them up for a mome
   store.close();
 });
 
+test('a write that needs a checkpoint, which somebody stopped holds up, says that it has happened', { timeout: 60_000 }, async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const store = open(path, { ...quiet, lockTimeout: 200 });
+  const victim = new Syncer(0, { path, count: 1 }, 'put.written=stop');
+  await untilStopped(victim.peer.pid);
+  // In the segments of others.
+  const keys: string[] = [];
+  for (let i = 0; keys.length < 20; i++) {
+    try {
+      store.set(`k${i}`, 1);
+      keys.push(`k${i}`);
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'ERR_STORE_LOCK_TIMEOUT', lock: 'segment', pid: victim.peer.pid });
+      expect(error).not.toHaveProperty('written');
+    }
+  }
+  const batch = store.batch();
+  for (const key of keys) batch.set(key, 'v'.repeat(20_000));
+  const written = { code: 'ERR_STORE_LOCK_TIMEOUT', path, pid: victim.peer.pid, written: true };
+  expect(() => batch.commit()).toThrow(expect.objectContaining(written));
+  expect(batch.size).toBe(0);
+  for (const key of keys) expect(store.get(key)).toBe('v'.repeat(20_000));
+  victim.peer.kill('SIGCONT');
+  await victim.listen();
+  const loss = new PowerLoss(path, folder);
+  store.set(keys[0]!, 1);
+  loss.sync();
+  expect(await loss.recovered()).toEqual(contentOf(store));
+  store.close();
+});
+
 test('one that was held up between its place in the log and its write harms no entry of a later epoch', { timeout: 60_000 }, async () => {
   const folder = freshFolder();
   const path = join(folder, 'store');
