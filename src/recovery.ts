@@ -16,7 +16,7 @@ import { cleanEveryOwner } from './cleanup.js';
 import { storeError } from './errors.js';
 import { attachExtent, describeExtent, newestEpochWord } from './extents.js';
 import { failpoint } from './failpoints.js';
-import { type Header, writeHeader } from './header.js';
+import { damagedCopies, type Header, writeHeader } from './header.js';
 import {
   DIRECTORY_ENTRIES_WORD,
   DIRECTORY_EXTENT_ENTRIES,
@@ -28,6 +28,7 @@ import {
   EXTENT_HEADER_WORDS,
   EXTENT_SIZE,
   EXTENT_WORDS,
+  HEADER_SIZE,
   INDEX_INLINE_BIT,
   INITIAL_DEPTH,
   INLINE_INDEX_BITS,
@@ -115,11 +116,29 @@ export const recoveryProgress: {
 export function recoverStore(session: Session, header: Header, decision: Decision, isCopy: boolean): void {
   if (decision === 'repair') cleanEveryOwner(session);
   else if (decision === 'recover') {
-    const operations = readRedo(session.path, header.storeId, header.controlId, header.durableEpoch);
+    const operations = readRedo(session.path, header.storeId, header.controlId, header.durableEpoch, () => {
+      if (!isCopy) refuseOlderHeader(session, header.durableEpoch);
+    });
     session.recovery = recoverToCheckpoint(session, header.durableEpoch, isCopy);
     if (isCopy && operations.length > 0) adopt(session, header);
     session.recovery.redone = applyRedo(session, operations);
   } else if (decision === 'empty') session.recovery = empty(session, header.durableEpoch);
+}
+
+/**
+ * The redo log knows of a later checkpoint than the header. If one of the two copies of the header is damaged, it is the newer
+ * one: a power loss leaves at most the one that is about to be newer torn, and of that the log does not know yet.
+ */
+function refuseOlderHeader(session: Session, durable: number): void {
+  const [damaged] = damagedCopies(session.memory.words[0]!);
+  if (damaged === undefined) return;
+  throw storeError(
+    'ERR_STORE_CORRUPT',
+    session.path,
+    'the copy of the header that names the last checkpoint is damaged: the redo log knows of a later one than the other copy',
+    { address: damaged * HEADER_SIZE, durableEpoch: durable },
+    'restore it from a backup; "mmapkv export --salvage" saves what can be proved good',
+  );
 }
 
 /**

@@ -64,8 +64,17 @@ export interface RedoOperation {
 
 const ALIGN_WORDS = ENTRY_ALIGN / 4;
 
-/** The last operation of each key after the checkpoint of `durableEpoch`; none when there is no log of this store and run. */
-export function readRedo(path: string, storeId: string, controlId: string, durableEpoch: number): RedoOperation[] {
+/**
+ * The last operation of each key after the checkpoint of `durableEpoch`; none when there is no log of this store and run, or the
+ * log is newer than the data file, of which `onNewer` is told.
+ */
+export function readRedo(
+  path: string,
+  storeId: string,
+  controlId: string,
+  durableEpoch: number,
+  onNewer: () => void = () => {},
+): RedoOperation[] {
   let fd: number;
   try {
     fd = native.openFile(redoPath(path), 0, 0);
@@ -83,7 +92,9 @@ export function readRedo(path: string, storeId: string, controlId: string, durab
     const seed = redoSeed(storeId, controlId);
     for (const start of [REDO_HEADER_SIZE, REDO_HEADER_SIZE + header.halfSize]) {
       native.readFile(fd, new Uint8Array(half.buffer), start);
-      if (!scanHalf(half, start, seed, durableEpoch, last)) return [];
+      if (scanHalf(half, start, seed, durableEpoch, last)) continue;
+      onNewer();
+      return [];
     }
     return [...last.values()];
   } finally {

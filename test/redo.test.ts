@@ -7,8 +7,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import vm from 'node:vm';
 import { expect, onTestFinished, test } from 'vitest';
+import { readHeader, writeHeader } from '../dist/header.js';
 import { type Batch, open, type Store } from '../dist/index.js';
-import { ENTRY_ALIGN, REDO_HALF_SIZE, REDO_HEADER_SIZE } from '../dist/layout.js';
+import { ENTRY_ALIGN, HEADER_SIZE, REDO_HALF_SIZE, REDO_HEADER_SIZE } from '../dist/layout.js';
+import { native, OpenFlag } from '../dist/native.js';
 import { replayable } from './support/random.js';
 import { contentOf, entriesIn, PowerLoss } from './support/redo.js';
 
@@ -270,6 +272,36 @@ test('a log that is newer than the data file, or is of another store, is not app
   expect(copy.size).toBe(0);
   copy.close();
   other.close();
+});
+
+test('a log that knows of a later checkpoint than what is left of the header has the store refused', async () => {
+  const { store, loss } = scene();
+  store.set('a', 1);
+  store.syncNow();
+  store.set('a', 2);
+  store.syncNow();
+  loss.sync();
+  store.set('a', 3);
+  for (const damagesNewest of [false, true]) {
+    const path = loss.strike();
+    const fd = native.openFile(path, OpenFlag.write, 0);
+    const { size, device, inode } = native.fileInfo(fd);
+    const newest = readHeader(fd, path, size).sequence & 1;
+    native.writeFile(fd, Buffer.alloc(8, 7), (damagesNewest ? newest : 1 - newest) * HEADER_SIZE + 100);
+    // The file itself after a power loss, no copy of it.
+    writeHeader(fd, { ...readHeader(fd, path, size), device: BigInt(device), inode: BigInt(inode), bootId: '' });
+    native.closeFile(fd);
+    const before = readFileSync(path);
+    if (damagesNewest) {
+      const refusal = { code: 'ERR_STORE_CORRUPT', address: newest * HEADER_SIZE };
+      for (let i = 0; i < 2; i++) expect(() => open(path)).toThrow(expect.objectContaining(refusal));
+      expect(before.subarray(8 * HEADER_SIZE).equals(readFileSync(path).subarray(8 * HEADER_SIZE))).toBe(true);
+    } else {
+      const copy = open(path);
+      expect(contentOf(copy)).toEqual(new Map([['a', 3]]));
+      copy.close();
+    }
+  }
 });
 
 test('a store that was recovered goes on with a log of its own: entries of its former life are void', async () => {
