@@ -105,6 +105,11 @@ export function expiryAt(words: Int32Array, index: number): number {
   return (words[index]! >>> 0) + (words[index + 1]! & EXPIRY_HIGH_MASK) * 2 ** 32;
 }
 
+/** What else the second of these words says: see graceBits(). */
+export function graceAt(words: Int32Array, index: number): number {
+  return words[index + 1]! & ~EXPIRY_HIGH_MASK;
+}
+
 /** `grace`: see graceBits(). */
 export function putExpiry(words: Int32Array, index: number, expiresAt: number, grace: number): void {
   const expiry = Math.min(expiresAt, Number.MAX_SAFE_INTEGER);

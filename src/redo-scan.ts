@@ -44,7 +44,7 @@ import {
   TYPE_MASK,
 } from './layout.js';
 import { native } from './native.js';
-import { expiryAt } from './record.js';
+import { expiryAt, graceAt } from './record.js';
 import { entrySeed, readRedoHeader, redoPath, redoSeed } from './redo-file.js';
 import type { Session } from './session.js';
 import { ALWAYS, remove, writeValue } from './write.js';
@@ -59,6 +59,8 @@ export interface RedoOperation {
   payload: Buffer;
   /** ms since 1970, or Infinity. */
   expiresAt: number;
+  /** For how long it is kept afterwards: see graceBits(). */
+  grace: number;
   sequence: number;
 }
 
@@ -162,6 +164,7 @@ function operationsOf(words: Int32Array, entry: number, size: number): RedoOpera
       type: type & TYPE_MASK,
       payload: copyBytes(words, payload, payloadSize),
       expiresAt: expiry === key ? Number.POSITIVE_INFINITY : expiryAt(words, expiry),
+      grace: expiry === key ? 0 : graceAt(words, expiry),
       sequence: (type >>> SEQUENCE_HIGH_SHIFT) * 2 ** 32 + (words[at + Q_SEQUENCE_WORD]! >>> 0),
     });
     at = next;
@@ -189,6 +192,7 @@ export function applyRedo(session: Session, operations: readonly RedoOperation[]
     if (failpoint !== null) failpoint('recovery.redone');
   }
   session.kickAfter = 0;
+  session.grace = 0;
   session.maxSize = maxSize;
   return operations.length;
 }
@@ -210,9 +214,10 @@ function applyWithRoom(session: Session, operation: RedoOperation): void {
   }
 }
 
-function apply(session: Session, { hash, key, deleted, type, payload, expiresAt }: RedoOperation): void {
+function apply(session: Session, { hash, key, deleted, type, payload, expiresAt, grace }: RedoOperation): void {
   keyWords.fill(0, 0, ((key.length + 3) >>> 2) + 1);
   new Uint8Array(keyWords.buffer).set(key);
+  session.grace = grace;
   if (deleted) remove(session, hash, key.length, undefined);
   else writeValue(session, hash, key.length, { type, size: payload.length, words: null, bytes: payload }, expiresAt, ALWAYS, 0);
 }

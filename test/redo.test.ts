@@ -98,6 +98,14 @@ test('expiries are there after a power loss', async () => {
   for (const key of ['a', 'b']) expect(copy.getEntry(key)?.expiresAt).toBe(store.getEntry(key)?.expiresAt);
   expect(copy.stats().recovery).toMatchObject({ outcome: 'checkpoint', redone: 2 });
   copy.close();
+  // An entry that is kept for a while after its expiry still is.
+  await store.getOrCompute('c', () => 'stale', { ttl: 1, staleWhileRevalidate: 5_000_000 });
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  const later = open(loss.strike());
+  // The first sweep comes within a second or two.
+  await new Promise((resolve) => setTimeout(resolve, 3000));
+  expect(later.size).toBe(3);
+  later.close();
 });
 
 test('random writes over many checkpoints: the two halves are used again and again, and nothing is lost', async () => {
