@@ -11,7 +11,8 @@ namespace mmapkv {
 namespace {
 
 struct Running {
-  Running(Environment* owner, MappingRecord* mapping, const uint32_t* word) : environment(owner), record(mapping), sleeper(word, Notify, IsLost, this) {}
+  Running(Environment* owner, MappingRecord* mapping, const uint32_t* word, const uint32_t* count)
+      : environment(owner), record(mapping), sleeper(word, count, Notify, IsLost, this) {}
 
   // These two in the sleeper's thread.
   static void Notify(void* self) {
@@ -55,14 +56,15 @@ Napi::Value StartSleeper(const Napi::CallbackInfo& info) {
   Arguments in(info);
   MappingRecord* record = in.WritableMapping(0);
   const uint32_t* word = in.MappedWord(1, "offset", record);
-  if (!in.Failed() && !info[2].IsFunction()) in.TypeError("callback must be a function");
+  const uint32_t* count = in.MappedWord(2, "countOffset", record);
+  if (!in.Failed() && !info[3].IsFunction()) in.TypeError("callback must be a function");
   if (in.Failed()) return {};
   Environment* environment = in.Owner();
-  Running* running = new Running(environment, record, word);
+  Running* running = new Running(environment, record, word, count);
   napi_value name = nullptr;
   Outcome outcome = Failed(ENOMEM, "napi_create_threadsafe_function");
   if (napi_create_string_utf8(env, "mmapkv.sleeper", NAPI_AUTO_LENGTH, &name) == napi_ok &&
-      napi_create_threadsafe_function(env, info[2], nullptr, name, 0, 1, nullptr, nullptr, nullptr, nullptr, &running->function) == napi_ok) {
+      napi_create_threadsafe_function(env, info[3], nullptr, name, 0, 1, nullptr, nullptr, nullptr, nullptr, &running->function) == napi_ok) {
     napi_unref_threadsafe_function(env, running->function);
     outcome = running->sleeper.Start();
     if (outcome.Ok()) {
@@ -82,7 +84,8 @@ Napi::Value ArmSleeper(const Napi::CallbackInfo& info) {
   Arguments in(info);
   Running* running = Find(in);
   const uint32_t expected = in.Word(1, "expected");
-  if (!in.Failed()) running->sleeper.Arm(expected);
+  const uint32_t seen = in.Word(2, "seen");
+  if (!in.Failed()) running->sleeper.Arm(expected, seen);
   return info.Env().Undefined();
 }
 

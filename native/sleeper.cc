@@ -17,7 +17,7 @@ constexpr uint32_t kIdle = 0;
 constexpr uint32_t kArmed = 1;
 constexpr uint32_t kStopped = 2;
 
-// A wake that a killed process owed is missed; the change of the word that came before it is seen after so long at the latest.
+// A wake that a killed process owed is missed; the change of the count that came before it is seen after so long at the latest.
 constexpr int64_t kSleep = 200 * kNanosecondsPerMillisecond;
 constexpr size_t kStackSize = 256 * 1024;
 
@@ -48,9 +48,10 @@ Outcome Sleeper::Start() {
   return Done();
 }
 
-void Sleeper::Arm(uint32_t expected) {
+void Sleeper::Arm(uint32_t expected, uint32_t seen) {
   if (state_.load() != kIdle) return;
   expected_.store(expected);
+  seen_.store(seen);
   state_.store(kArmed);
   WakeOwn(&state_);
 }
@@ -88,8 +89,9 @@ void Sleeper::Work() {
     }
     futex::Wake wake = futex::Wake::kTimedOut;
     const Outcome outcome = futex::WaitUntil(word_, expected_.load(), MonotonicNow() + kSleep, &wake);
-    if (outcome.Ok() && wake == futex::Wake::kTimedOut && !is_lost_(data_)) continue;
-    // Woken, changed, or no word any more: whoever is told looks for itself.
+    const bool is_quiet = outcome.Ok() && wake == futex::Wake::kTimedOut && !is_lost_(data_);
+    if (is_quiet && __atomic_load_n(count_, __ATOMIC_ACQUIRE) == seen_.load()) continue;
+    // Woken, changed, or no words any more: whoever is told looks for itself.
     uint32_t armed = kArmed;
     if (state_.compare_exchange_strong(armed, kIdle)) notify_(data_);
   }

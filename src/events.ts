@@ -158,10 +158,22 @@ function publishSlot(fixed: Int32Array, ticket: number, slot: number, type: numb
 export function wakeWatchers(session: Session): void {
   const { fixed } = session.memory;
   session.hasEvents = false;
-  // Before they sleep they set the word, then look at the ring: so either they see the event, or this sees the word.
-  if (Atomics.load(fixed, C_SLEEPERS_WORD) === 0 || Atomics.exchange(fixed, C_SLEEPERS_WORD, 0) === 0) return;
+  // Before they sleep they make the word odd, then look at the ring: so either they see the event, or this sees the word.
+  const word = Atomics.load(fixed, C_SLEEPERS_WORD);
+  // If it is another by now, somebody has woken them since.
+  if ((word & 1) === 0 || Atomics.compareExchange(fixed, C_SLEEPERS_WORD, word, (word + 1) | 0) !== word) return;
   if (failpoint !== null) failpoint('event.waking');
-  native.futexWake(fixed.buffer as ArrayBuffer, C_EVENTS_WORD * 4, 0x7fffffff);
+  native.futexWake(fixed.buffer as ArrayBuffer, C_SLEEPERS_WORD * 4, 0x7fffffff);
+}
+
+/** Says that somebody is about to sleep. Returns what the word of the sleepers holds until the next wake. */
+export function announceSleeper(session: Session): number {
+  const { fixed } = session.memory;
+  for (;;) {
+    const word = Atomics.load(fixed, C_SLEEPERS_WORD);
+    if ((word & 1) !== 0) return word;
+    if (Atomics.compareExchange(fixed, C_SLEEPERS_WORD, word, (word + 1) | 0) === word) return (word + 1) | 0;
+  }
 }
 
 /** clear() is under way: should it never end, those who watch are told "missed". */

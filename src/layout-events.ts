@@ -2,9 +2,9 @@
 
 /** version << 1 | somebody watches: alone in its cache line, since every write looks at it. */
 export const C_WATCHED_WORD = 1216;
-/** Tickets given so far, 64 bits: the next event's ticket. Its low word is a futex word. */
+/** Tickets given so far, 64 bits: the next event's ticket. */
 export const C_EVENTS_WORD = 1232; // 2 words
-/** 1: somebody sleeps on the low word above, and wants to be woken. */
+/** Odd: somebody sleeps on this word (a futex word), and wants to be woken. Each wake makes it even, by adding 1, as going to sleep makes it odd. */
 export const C_SLEEPERS_WORD = 1248;
 
 /** In an owner slot. 1: this open has watchers. */

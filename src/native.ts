@@ -125,9 +125,12 @@ export interface Native {
    * Starts a thread of its own that sleeps on the 32-bit word of a mapped, writable buffer while it is armed, and returns
    * its number. `onWake` is called in this environment, some time after each end of a sleep. It must not throw.
    */
-  startSleeper(buffer: ArrayBuffer, offset: number, onWake: () => void): number;
-  /** Until the word is woken or holds something else than `expected`. Nothing happens if the sleeper is armed already. */
-  armSleeper(sleeper: number, expected: number): void;
+  startSleeper(buffer: ArrayBuffer, offset: number, countOffset: number, onWake: () => void): number;
+  /**
+   * Until the word is woken or holds something else than `expected`, or the word at `countOffset` is found to hold something
+   * else than `seen`, at which it looks every 200 ms. Nothing happens if the sleeper is armed already.
+   */
+  armSleeper(sleeper: number, expected: number, seen: number): void;
   /** Whether it keeps the event loop alive; it does not to begin with. */
   holdSleeper(sleeper: number, holds: boolean): void;
   /** Ends the thread; `onWake` is not called any more. Done by the end of the environment at the latest. */

@@ -2,17 +2,19 @@
  * watch(): the watchers of one open, each an async iterator with a place of its own in the ring of events (events.ts).
  * Nothing is kept for a watcher that is slow: it reads when it is asked, and finds what is still there.
  *
- * While some of them are asked and have nothing to answer, one thread of the addon sleeps for all of them, on the count
- * of tickets: not one of libuv's few, which files and names are waited for with. It keeps the process alive as long as
+ * While some of them are asked and have nothing to answer, one thread of the addon sleeps for all of them, on the word of
+ * the sleepers: not one of libuv's few, which files and names are waited for with. It keeps the process alive as long as
  * somebody awaits next(), as a server does that listens.
  *
- * Before the thread sleeps: (1) say so, in the word of the sleepers; (2) note the count; (3) look at the ring for
- * everybody who waits; (4) sleep, unless the count is another by now. A writer that publishes after 3 finds the word of 1.
+ * Before the thread sleeps: (1) say so, in the word of the sleepers; (2) note the count of tickets; (3) look at the ring
+ * for everybody who waits; (4) sleep, unless the word is another by now. A writer that publishes after 3 finds the word of
+ * 1, or one that somebody has woken since: it never holds the same value twice, so no wake between 1 and 4 is lost. Should
+ * who found it be killed before it wakes, the count is another, at which the thread looks now and then.
  */
 import { closedError, iterationOf, readOnlyError } from './arguments.js';
 import { decodeKey, encodeKey, keyBytes } from './codec.js';
 import { fromSystemError } from './errors.js';
-import { eventKey, eventKeySize, LATER, NOTHING, Reader, registerWatcher, unregisterWatcher } from './events.js';
+import { announceSleeper, eventKey, eventKeySize, LATER, NOTHING, Reader, registerWatcher, unregisterWatcher } from './events.js';
 import { C_EVENTS_WORD, C_SLEEPERS_WORD, EVENT_CLEAR, EVENT_DELETE, EVENT_SET } from './layout.js';
 import { native } from './native.js';
 import type { Session } from './session.js';
@@ -139,7 +141,7 @@ export class Watchers {
     try {
       const { memory } = this.#session;
       const { fixed } = memory;
-      Atomics.store(fixed, C_SLEEPERS_WORD, 1);
+      const expected = announceSleeper(this.#session);
       const seen = Atomics.load(fixed, C_EVENTS_WORD);
       let deadline = Number.POSITIVE_INFINITY;
       for (const iterator of this.#waiting) {
@@ -147,14 +149,14 @@ export class Watchers {
         else deadline = Math.min(deadline, iterator.deadline);
       }
       memory.checkFaults();
-      if (this.#waiting.size > 0) this.#sleep(seen, deadline);
+      if (this.#waiting.size > 0) this.#sleep(expected, seen, deadline);
       this.#hold();
     } catch (error) {
       this.#fail(fromSystemError(error, this.#session.path, 'waiting for events'));
     }
   }
 
-  #sleep(seen: number, deadline: number): void {
+  #sleep(expected: number, seen: number, deadline: number): void {
     const { fixed } = this.#session.memory;
     if (deadline !== Number.POSITIVE_INFINITY) {
       this.#timer = setTimeout(() => this.look(), Math.max(1, deadline - performance.now()));
@@ -162,12 +164,12 @@ export class Watchers {
     }
     if (this.#isArmed) return;
     if (this.#sleeper === 0) {
-      this.#sleeper = native.startSleeper(fixed.buffer as ArrayBuffer, C_EVENTS_WORD * 4, () => {
+      this.#sleeper = native.startSleeper(fixed.buffer as ArrayBuffer, C_SLEEPERS_WORD * 4, C_EVENTS_WORD * 4, () => {
         this.#isArmed = false;
         this.look();
       });
     }
-    native.armSleeper(this.#sleeper, seen);
+    native.armSleeper(this.#sleeper, expected, seen);
     this.#isArmed = true;
   }
 

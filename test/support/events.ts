@@ -3,6 +3,7 @@ import { closeSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { expect } from 'vitest';
 import {
   C_EVENTS_WORD,
+  C_SLEEPERS_WORD,
   C_WATCHED_WORD,
   EVENT_COUNT,
   EVENT_DONE_BIT,
@@ -48,6 +49,11 @@ export function eventFacts(path: string): EventFacts {
     tickets: Number(bytes.readBigInt64LE(C_EVENTS_WORD * 4)),
     claimed,
   };
+}
+
+/** Is somebody asleep until there is an event, and to be woken? */
+export function isAwaited(path: string): boolean {
+  return (readFileSync(`${path}.lock`).readInt32LE(C_SLEEPERS_WORD * 4) & 1) !== 0;
 }
 
 /** Nobody watches, and nothing of what was appended is under way. */
