@@ -68,6 +68,8 @@ export function cleanDead(session: Session): number {
 export function settle(session: Session): void {
   if (session.busy || session.held !== 0 || session.interrupted) {
     session.busy = true;
+    // What a call says of itself for as long as it takes: the next ones must not be taken for it.
+    session.keepsValue = false;
     cleanOwner(session, session.owner);
     session.held = 0;
     session.interrupted = false;

@@ -3,6 +3,7 @@
  * lost, everybody else goes on all the while, nothing stays locked or reserved.
  */
 import { join } from 'node:path';
+import vm from 'node:vm';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, type Store } from '../../dist/index.js';
 import { Bystander, expectGoingOn, expectInOrder } from '../support/kills.js';
@@ -114,4 +115,24 @@ test('calls at every depth near the end of the stack leave the store usable at o
   model.read(log);
   expect(model.verify(store, '1/').slice(0, 5)).toEqual([]);
   await leave(stage, 'after full stacks');
+});
+
+test('after a touch that was cut off by a vm timeout writes are told to those who watch, and give up the large values that they replace', async () => {
+  const store = open(join(freshFolder(), 'store'), { durability: 'none' });
+  onTestFinished(() => store.close());
+  const watcher = store.watch();
+  const random = replayable('cut off touches');
+  for (let round = 0; round < 50; round++) {
+    store.set('large', 'x'.repeat(100_000)).set('key', 1);
+    const timeout = 1 + random.below(3);
+    expect(() => vm.runInNewContext('for (;;) touch()', { touch: () => store.touch('key', 10_000) }, { timeout })).toThrow('timed out');
+    store.set('large', 'y'.repeat(100_000)).set('end', round);
+    const told: string[] = [];
+    while (told.at(-1) !== 'end') {
+      const { value } = await watcher.next();
+      if (value?.key !== undefined) told.push(value.key);
+    }
+    expect(told).toEqual(['large', 'key', 'large', 'end']);
+  }
+  await expectInOrder(store, 'after touches that were cut off');
 });
