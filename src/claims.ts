@@ -166,6 +166,12 @@ export class Claims {
     if (this.#exchange(place, state, freed(state))) wake(this.#session);
   }
 
+  /** Ends all claims of this open but those with the given states: calls that were cut off have left them. */
+  endOthers(states: ReadonlySet<bigint>): void {
+    for (const [place, state] of this.#own) if (!states.has(state)) this.#own.delete(place);
+    endClaimsOf(this.#session, this.#slot, states);
+  }
+
   /** Ends all that is left of this open. */
   endAll(): void {
     this.#own.clear();
@@ -265,13 +271,14 @@ function wake(session: Session): void {
   native.futexWake(fixed.buffer as ArrayBuffer, C_COMPUTED_WORD * 4, 0x7fffffff);
 }
 
-/** Frees every claim of the slot, whose owner is dead or about to leave: the others compute instead. */
-export function endClaimsOf(session: Session, slot: number): void {
+/** Frees every claim of the slot, but those to be kept; else its owner is dead or about to leave. The others compute instead. */
+export function endClaimsOf(session: Session, slot: number, kept?: ReadonlySet<bigint>): void {
   const words = claimWords(session);
   let count = 0;
   for (let i = 0; i < words.length; i += STATE_STRIDE) {
     const state = Atomics.load(words, i);
-    if (slotIn(state) === slot && Atomics.compareExchange(words, i, state, freed(state)) === state) count++;
+    if (slotIn(state) !== slot || kept?.has(state)) continue;
+    if (Atomics.compareExchange(words, i, state, freed(state)) === state) count++;
   }
   if (count > 0) wake(session);
 }

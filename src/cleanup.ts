@@ -70,6 +70,7 @@ export function settle(session: Session): void {
     session.busy = true;
     // What a call says of itself for as long as it takes: the next ones must not be taken for it.
     session.keepsValue = false;
+    session.asOf = Number.POSITIVE_INFINITY;
     cleanOwner(session, session.owner);
     session.held = 0;
     session.interrupted = false;

@@ -13,6 +13,9 @@
  * each it is seen whether those who compute live and are in time.
  *
  * A computation cannot be stopped. When it has been given up (timeout, close) its end is ignored.
+ *
+ * A call may be cut off in the middle (a vm timeout, a full stack), be it here or in `fn`: no `finally` runs then, and
+ * nobody has its promise. What it leaves is found by a microtask, which comes when no call is under way: see #leftBehind().
  */
 import { checkFunction, closedError } from './arguments.js';
 import { type Claim, Claims } from './claims.js';
@@ -57,6 +60,8 @@ interface Running {
   isSettled: boolean;
   claim: Claim | undefined;
   timer: NodeJS.Timeout | undefined;
+  /** The call that began this has come to its first await: else it is under way, or was cut off. */
+  isBegun: boolean;
 }
 
 interface Waiter {
@@ -123,11 +128,15 @@ export class Computations {
   #look(key: Key, asOf: number): Value | undefined {
     const session = this.#session;
     const keySize = encodeKey(key);
+    // Cut off, it is still set: settle() sees to it that no other read finds what has expired.
+    const { busy } = session;
+    session.busy = true;
     session.asOf = asOf;
     try {
       return read(session, session.hashKey(keyWords, keySize), keySize, AS_VALUE);
     } finally {
       session.asOf = Number.POSITIVE_INFINITY;
+      session.busy = busy;
     }
   }
 
@@ -141,8 +150,30 @@ export class Computations {
     // What the caller does with its bytes meanwhile does not matter.
     const own = typeof key === 'string' ? key : Buffer.from(key);
     const running = this.#start(name);
-    this.#run(running, own, identity, () => fn(own), options, since).catch(running.reject);
+    this.#run(running, own, identity, () => fn(own), options, since).catch((error) => {
+      if (running.claim !== undefined) this.#claims.end(running.claim);
+      running.reject(error);
+    });
+    running.isBegun = true;
     return running;
+  }
+
+  /** The call that began this was cut off, and somebody may have joined it since. No call is under way. */
+  #leftBehind(running: Running): void {
+    if (this.#session.closed) return;
+    const held = new Set<bigint>();
+    for (const { claim } of this.#running.values()) if (claim !== undefined && claim !== running.claim) held.add(claim.state);
+    this.#claims.endOthers(held);
+    running.promise.catch(() => {});
+    running.reject(
+      storeError(
+        'ERR_STORE_COMPUTE_TIMEOUT',
+        this.#session.path,
+        'the call that was to compute was cut off',
+        {},
+        'call getOrCompute again, where it has more time, or more of the stack',
+      ),
+    );
   }
 
   #start(name: string): Running {
@@ -170,7 +201,12 @@ export class Computations {
       isSettled: false,
       claim: undefined,
       timer: undefined,
+      isBegun: false,
     };
+    // Before anybody can find it. A microtask, since a timer that is cut off while it is set may spoil all of Node's.
+    Promise.resolve().then(() => {
+      if (!running.isBegun) this.#leftBehind(running);
+    });
     this.#running.set(name, running);
     return running;
   }
@@ -251,7 +287,6 @@ export class Computations {
 
   async #sleep(): Promise<void> {
     const { fixed } = this.#session.memory;
-    this.#isWaiting = true;
     try {
       for (;;) {
         // Before the looks: an end that they miss has changed it.
@@ -262,7 +297,10 @@ export class Computations {
           waiter.end(this.#claims.failureOf(waiter.claim));
         }
         if (this.#waiters.size === 0) return;
-        await native.futexWaitAsync(fixed.buffer as ArrayBuffer, C_COMPUTED_WORD * 4, seen, SLICE);
+        const sleep = native.futexWaitAsync(fixed.buffer as ArrayBuffer, C_COMPUTED_WORD * 4, seen, SLICE);
+        // Not before: a call that is cut off further up would leave everybody to wait for a sleep that nobody has begun.
+        this.#isWaiting = true;
+        await sleep;
         if (this.#session.closed) return;
       }
     } finally {

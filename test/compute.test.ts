@@ -2,6 +2,7 @@
 import { readdirSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import vm from 'node:vm';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, type Store } from '../dist/index.js';
 import { claimsOf } from './support/claims.js';
@@ -371,4 +372,56 @@ test('a thousand rounds of success, failure, timeout and close leave no claim an
   if (b.closed) b = open(path);
   expect(descriptors()).toBe(before);
   b.close();
+});
+
+/** Calls `fn` in a loop until a vm timeout cuts it off. */
+function cutOff(fn: () => unknown, timeout: number): void {
+  expect(() => vm.runInNewContext('for (;;) fn()', { fn }, { timeout })).toThrow('timed out');
+}
+
+test('a call that is cut off by a vm timeout, anywhere, is in nobody\u0027s way: not in that of the next one, nor in that of others', async () => {
+  const path = freshPath();
+  const [store, other] = [opened(path), opened(path)];
+  let n = 0;
+  for (let round = 0; round < 40; round++) {
+    cutOff(() => store.getOrCompute(`key ${++n}`, () => 1, { timeout: 20_000 }), 1 + (round % 3));
+    const before = performance.now();
+    const joined = store.getOrCompute(`key ${n}`, () => 2).catch((error) => error.code);
+    expect([1, 2, 3, 'ERR_STORE_COMPUTE_TIMEOUT']).toContain(await joined);
+    expect(await other.getOrCompute(`key ${n}`, () => 3)).toBeTypeOf('number');
+    expect(await store.getOrCompute(`key ${n}`, () => 4)).toBeTypeOf('number');
+    expect(performance.now() - before).toBeLessThan(5000);
+  }
+  expect(claimsOf(path)).toEqual([]);
+});
+
+test('a function that never returns, cut off by a vm timeout: another computes at once, and nothing happens afterwards', async () => {
+  const path = freshPath();
+  const [store, other] = [opened(path), opened(path)];
+  const rejections: unknown[] = [];
+  const note = (error: unknown) => rejections.push(error);
+  process.on('unhandledRejection', note);
+  onTestFinished(() => void process.off('unhandledRejection', note));
+  const run = 'compute("key", () => { for (;;); }, { timeout: 100 })';
+  const compute = (...args: Parameters<Store['getOrCompute']>) => store.getOrCompute(...args);
+  expect(() => vm.runInNewContext(run, { compute }, { timeout: 5 })).toThrow('timed out');
+  const before = performance.now();
+  expect(await other.getOrCompute('key', () => 'by another')).toBe('by another');
+  expect(performance.now() - before).toBeLessThan(5000);
+  await sleep(150);
+  expect(rejections).toEqual([]);
+});
+
+test('after a look for a stale value that was cut off, what has expired is expired', async () => {
+  const store = opened();
+  const compute = (fn: () => unknown, ttl?: number) =>
+    store.getOrCompute('stale', fn as () => Promise<number>, { ...(ttl === undefined ? {} : { ttl }), staleWhileRevalidate: 60_000 });
+  await compute(() => 1, 1);
+  store.set('short', 1, 1);
+  await sleep(5);
+  compute(never).catch(() => {});
+  for (let round = 0; round < 40; round++) {
+    cutOff(() => compute(never), 1 + (round % 3));
+    expect(store.get('short')).toBeUndefined();
+  }
 });
