@@ -10,12 +10,15 @@
  * for everybody who waits; (4) sleep, unless the word is another by now. A writer that publishes after 3 finds the word of
  * 1, or one that somebody has woken since: it never holds the same value twice, so no wake between 1 and 4 is lost. Should
  * who found it be killed before it wakes, the count is another, at which the thread looks now and then.
+ *
+ * A call of next() may be cut off anywhere (a vm timeout, a full stack): nobody has its promise then, and an event may have
+ * been taken from the ring for nobody. The next call finds out, drops the request, and the watcher is told "missed".
  */
 import { closedError, iterationOf, readOnlyError } from './arguments.js';
 import { decodeKey, encodeKey, keyBytes } from './codec.js';
 import { fromSystemError } from './errors.js';
 import { announceSleeper, eventKey, eventKeySize, LATER, NOTHING, Reader, registerWatcher, unregisterWatcher } from './events.js';
-import { C_EVENTS_WORD, C_SLEEPERS_WORD, EVENT_CLEAR, EVENT_DELETE, EVENT_SET } from './layout.js';
+import { C_EVENTS_WORD, C_SLEEPERS_WORD, EVENT_CLEAR, EVENT_DELETE, EVENT_MISSED, EVENT_SET } from './layout.js';
 import { native } from './native.js';
 import type { Session } from './session.js';
 import type { WatchEvent, Watcher, WatchOptions } from './types.js';
@@ -152,6 +155,8 @@ export class Watchers {
       if (this.#waiting.size > 0) this.#sleep(expected, seen, deadline);
       this.#hold();
     } catch (error) {
+      // A full stack is the affair of whoever has called, not of the others who wait.
+      if (error instanceof RangeError) throw error;
       this.#fail(fromSystemError(error, this.#session.path, 'waiting for events'));
     }
   }
@@ -192,6 +197,12 @@ class EventIterator implements Watcher<Key> {
   readonly #as: 'string' | 'buffer';
   /** Calls of next() that were not answered yet. */
   readonly #requests: Request[] = [];
+  /** That of the call of next() which is under way. Still there at the next call: it was cut off. */
+  #asked: Request | undefined;
+  /** An event is being taken from the ring. Still set at the next one: that was cut off. */
+  #isTaking = false;
+  #hasMissed = false;
+  #isServedLater = false;
   #calls = 0;
   #isEnded = false;
 
@@ -204,29 +215,50 @@ class EventIterator implements Watcher<Key> {
 
   next(): Promise<Result> {
     if (this.#isEnded || this.#watchers.isClosed) return Promise.resolve(done());
+    if (this.#asked !== undefined) this.#forget(this.#asked);
     return new Promise((resolve, reject) => {
-      this.#requests.push({ resolve, reject });
-      // Else the earlier ones have their turn first.
-      if (this.#requests.length === 1) this.#serve(++this.#calls % TURN === 0);
+      const asked = { resolve, reject };
+      this.#asked = asked;
+      this.#requests.push(asked);
+      if (!this.#isServedLater) this.#serve(++this.#calls % TURN === 0);
+      this.#asked = undefined;
     });
   }
 
+  /** The request of a call that was cut off: an event may have been its answer. */
+  #forget(request: Request): void {
+    this.#hasMissed = true;
+    const at = this.#requests.indexOf(request);
+    if (at >= 0) this.#requests.splice(at, 1);
+    this.#asked = undefined;
+  }
+
   #serve(isLater: boolean): void {
-    if (isLater) setImmediate(() => this.#serve(false));
-    else if (this.#watchers.isClosed) this.end();
+    if (isLater) {
+      setImmediate(() => {
+        this.#isServedLater = false;
+        this.#serve(false);
+      });
+      this.#isServedLater = true;
+    } else if (this.#watchers.isClosed) this.end();
     else if (!this.#isEnded && !this.answer()) this.#watchers.wait(this);
   }
 
   /** Answers what was asked, as far as it can; true: nothing is left to be answered, or others are to have a turn first. */
   answer(): boolean {
     while (this.#requests.length > 0) {
-      const type = this.#reader.next();
-      if (type === NOTHING) return false;
-      if (type === LATER) {
-        this.#serve(true);
-        return true;
+      if (this.#isTaking) this.#hasMissed = true;
+      this.#isTaking = true;
+      const type = this.#hasMissed ? EVENT_MISSED : this.#reader.next();
+      if (type === NOTHING || type === LATER) {
+        this.#isTaking = false;
+        if (type === LATER) this.#serve(true);
+        return type === LATER;
       }
-      this.#requests.shift()!.resolve({ done: false, value: this.#eventOf(type) });
+      const value = this.#eventOf(type);
+      this.#requests.shift()!.resolve({ done: false, value });
+      this.#hasMissed = false;
+      this.#isTaking = false;
     }
     return true;
   }

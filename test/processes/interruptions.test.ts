@@ -8,6 +8,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { open, type Store } from '../../dist/index.js';
 import { Bystander, expectGoingOn, expectInOrder } from '../support/kills.js';
 import { Model } from '../support/model.js';
+import { run } from '../support/native-harness.js';
 import { freshFolder, startPeer, startThread } from '../support/processes.js';
 import { replayable } from '../support/random.js';
 
@@ -135,4 +136,47 @@ test('after a touch that was cut off by a vm timeout writes are told to those wh
     expect(told).toEqual(['large', 'key', 'large', 'end']);
   }
   await expectInOrder(store, 'after touches that were cut off');
+});
+
+test('next() of a watcher, called at every depth near the end of the stack, leaves it working, and no change untold', async () => {
+  const code = `
+    import { open } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)};
+    const store = open(path);
+    const after = (ms) => new Promise((resolve) => setTimeout(resolve, ms, 'nothing').unref());
+    const typeOf = (request, ms) => Promise.race([request.then(({ value }) => value.key ?? value.type, () => 'failed'), after(ms)]);
+    for (let depth = 0; depth < 60; depth++) {
+      for (const isWaiting of [false, true]) {
+        const [watcher, other] = [store.watch(), store.watch()];
+        const others = isWaiting ? other.next() : undefined;
+        if (!isWaiting) store.set('first', 1);
+        let frames = 0;
+        let asked;
+        const descend = () => {
+          try {
+            descend();
+          } catch {}
+          if (frames++ !== depth) return;
+          try {
+            asked = watcher.next();
+          } catch {}
+        };
+        try {
+          descend();
+        } catch {}
+        if (isWaiting) store.set('first', 1);
+        const told = [await typeOf(asked ?? Promise.reject(), 5000), await typeOf(others ?? other.next(), 5000)];
+        store.set('second', 2);
+        told.push(await typeOf(watcher.next(), 5000));
+        say(told.join());
+        await Promise.all([watcher.return(), other.return()]);
+      }
+    }
+    process.exit(0);`;
+  const said = await run(code, { constants: { path: join(freshFolder(), 'store') }, nodeOptions: ['--stack-size=300'] });
+  const kinds = new Set(said);
+  expect(kinds.delete('first,first,second')).toBe(true);
+  // It was cut off: had it taken the event already, then that is what "missed" says.
+  expect(kinds.delete('failed,first,missed')).toBe(true);
+  kinds.delete('failed,first,first');
+  expect([...kinds]).toEqual([]);
 });
