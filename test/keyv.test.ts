@@ -142,6 +142,18 @@ describe.each(versions)('%s on a store', (name, Keyv) => {
     expect(store.size).toBe(0);
   });
 
+  test('does not keep the event loop from turning while it looks for the entries of a small namespace', async () => {
+    const store = freshStore();
+    store.setMany(Array.from({ length: 20_000 }, (_, i) => [`others:${i}`, i] as const));
+    store.set('own:1', 1).set('own', 1).set('', 1).set('own:2', 2);
+    const keyv = new Keyv(new KeyvMmap(store), { namespace: 'own' });
+    const cleared = keyv.clear().then(() => 'cleared');
+    let turns = 0;
+    while ((await Promise.race([cleared, new Promise((resolve) => setImmediate(resolve, 'turn'))])) === 'turn') turns++;
+    expect(turns).toBeGreaterThan(4);
+    expect(store.size).toBe(20_002);
+  });
+
   test('stores structured values when Keyv does not serialize', async () => {
     const store = freshStore();
     const off = isKeyv6 ? { serialization: false } : { serialize: undefined, deserialize: undefined };

@@ -25,6 +25,8 @@ type Anything = any;
 
 /** Keys deleted by clear() between two turns of the event loop: about a millisecond. */
 const clearedPerTurn = 500;
+/** Keys that it looks at meanwhile, of whatever namespace: as long. */
+const lookedAtPerTurn = 2000;
 
 const methods = ['get', 'getMany', 'has', 'hasMany', 'set', 'setMany', 'delete', 'deleteMany', 'clear', 'disconnect', 'iterator'] as const;
 
@@ -193,11 +195,16 @@ export class KeyvMmap extends EventEmitter {
       this.store.clear();
       return;
     }
+    const own = Buffer.from(prefix);
     let keys: Buffer[] = [];
-    for (const key of this.store.keys({ prefix, as: 'buffer' })) {
-      if (keys.push(key) < clearedPerTurn) continue;
+    let lookedAt = 0;
+    // All of them: the store would pass over those of others without letting anybody have a turn.
+    for (const key of this.store.keys({ as: 'buffer' })) {
+      if (key.compare(own, 0, own.length, 0, Math.min(own.length, key.length)) === 0) keys.push(key);
+      if (++lookedAt < lookedAtPerTurn && keys.length < clearedPerTurn) continue;
       this.store.deleteMany(keys);
       keys = [];
+      lookedAt = 0;
       await nextTurn();
     }
     this.store.deleteMany(keys);
