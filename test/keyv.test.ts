@@ -187,6 +187,15 @@ describe.each(versions)('%s on a store', (name, Keyv) => {
     expect(codes).toEqual(Array(4).fill('ERR_STORE_CLOSED'));
   });
 
+  test.skipIf(isKeyv6)('tells of a failure of these by a rejection', async () => {
+    const keyv = new Keyv(new KeyvMmap(failing()));
+    const code = 'ERR_STORE_CLOSED';
+    await expect(keyv.has('a')).rejects.toMatchObject({ code });
+    await expect(keyv.hasMany(['a'])).rejects.toMatchObject({ code });
+    await expect(keyv.getMany(['a'])).rejects.toMatchObject({ code });
+    await expect(keyv.iterator!({}).next()).rejects.toMatchObject({ code });
+  });
+
   test('takes the namespace of the adapter when it has none of its own', async () => {
     const store = freshStore();
     const keyv = new Keyv({ store: new KeyvMmap(store, { namespace: 'mine' }), ...(isKeyv6 ? {} : { namespace: 'mine' }) });
