@@ -15,7 +15,6 @@
  * was used since (Corbato, "A Paging Experiment with the Multics System", 1968).
  */
 import type { Session } from './session.js';
-import type { View } from './view.js';
 
 interface Kept {
   value: unknown;
@@ -23,7 +22,10 @@ interface Kept {
   slotRef: number;
   /** STALE: the rest means nothing. */
   ref: number;
-  view: View;
+  /** Generation of the segment's head, and where it stands. Not the view, which would live as long as this: it takes kilobytes. */
+  headWords: Int32Array;
+  headIndex: number;
+  generation: number;
   expires: boolean;
   /** ms since 1970, or Infinity. */
   expiresAt: number;
@@ -54,10 +56,9 @@ export class LocalCache {
   find(key: string): unknown {
     const kept = this.#kept.get(key);
     if (kept !== undefined) {
-      const { view } = kept;
       if (
         Atomics.load(kept.slotWords, kept.slotRef) === kept.ref &&
-        Atomics.load(view.words, view.base) === view.generation &&
+        Atomics.load(kept.headWords, kept.headIndex) === kept.generation &&
         (!kept.expires || kept.expiresAt > Date.now())
       ) {
         this.hits++;
@@ -78,7 +79,7 @@ export class LocalCache {
       if (stale !== undefined) this.#kept.delete(key);
       return;
     }
-    const { expiresAt } = session;
+    const { expiresAt, view } = session;
     if (stale === undefined) {
       if (this.#kept.size >= this.#limit) this.#makeRoom();
       this.#kept.set(key, {
@@ -86,7 +87,9 @@ export class LocalCache {
         slotWords: session.slotWords,
         slotRef: session.slotIndex + 1,
         ref: session.ref,
-        view: session.view,
+        headWords: view.words,
+        headIndex: view.base,
+        generation: view.generation,
         expires: expiresAt !== Number.POSITIVE_INFINITY,
         expiresAt,
         used: false,
@@ -97,7 +100,9 @@ export class LocalCache {
     stale.value = value;
     stale.slotWords = session.slotWords;
     stale.slotRef = session.slotIndex + 1;
-    stale.view = session.view;
+    stale.headWords = view.words;
+    stale.headIndex = view.base;
+    stale.generation = view.generation;
     stale.expires = expiresAt !== Number.POSITIVE_INFINITY;
     stale.expiresAt = expiresAt;
     stale.used = true;

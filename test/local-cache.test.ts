@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, type Store } from '../dist/index.js';
+import { run } from './support/native-harness.js';
 import { freshFolder, startPeer } from './support/processes.js';
 import { replayable } from './support/random.js';
 
@@ -94,6 +95,30 @@ test('what was decoded before its part of the table was rebuilt is decoded once 
   const { localHits } = store.stats();
   for (const key of keys) expect(store.get(key)).toBe(key);
   expect(store.stats().localHits).toBe(localHits + keys.length);
+});
+
+test('what it keeps of parts of the table that were rebuilt since is hardly more than the values', async () => {
+  const code = `
+    import { open } from ${JSON.stringify(new URL('../dist/index.js', import.meta.url).href)};
+    const store = open(path, { localCache: 10_000, durability: 'none' });
+    for (let i = 0; i < 40_000; i++) store.set('key ' + i, 'x'.repeat(100));
+    const collected = async () => {
+      for (let i = 0; i < 4; i++) {
+        gc();
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+      return process.memoryUsage().arrayBuffers;
+    };
+    const before = await collected();
+    for (let round = 0; round < 100; round++) {
+      for (let i = 0; i < 3000; i++) store.set('key ' + ((i + 7 * round) % 20_000), 'y'.repeat(300));
+      for (let i = 0; i < 30; i++) store.get('key ' + (20_000 + 30 * round + i));
+    }
+    say([store.stats().compactions > 100, store.stats().localEntries, (await collected()) - before]);
+    store.close();`;
+  const [said] = await run(code, { constants: { path: join(freshFolder(), 'store') }, nodeOptions: ['--expose-gc'] });
+  expect(said).toEqual([true, 3000, expect.any(Number)]);
+  expect((said as number[])[2]).toBeLessThan(1_000_000);
 });
 
 test('it holds no more entries than it may, and keeps those that are used', () => {
