@@ -33,7 +33,7 @@ import { corrupt, extentBase, extentBytes, extentWords } from './memory.js';
 import { damaged, entryAt, type Note, namedNotes, noteExtent, PLACE_MASK, readNote } from './note.js';
 import { advanceTail, DELETION_UNITS, type Payload, publish, publishDeletion } from './publish.js';
 import { expiryOf, payloadIndex, payloadSizeOf, recordWordCount, unitsOf } from './record.js';
-import { captureAbsence, noteUnlogged } from './redo.js';
+import { captureAbsence, noteUnlogged } from './redo-capture.js';
 import type { Session } from './session.js';
 import { find } from './table.js';
 import { makeView, type View } from './view.js';

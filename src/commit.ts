@@ -54,7 +54,8 @@ import {
 import type { Operations } from './operations.js';
 import { tailExtent } from './publish.js';
 import { type Replacement, replaceSegment } from './rebuild.js';
-import { beginRedoBatch, endRedoBatch, fitsEntry, noteUnlogged } from './redo.js';
+import { endRedoBatch } from './redo.js';
+import { beginRedoBatch, fitsEntry, noteUnlogged } from './redo-capture.js';
 import { appendLogExtent, checkLogCount, installIndex, largerIndex, replacementForMany } from './room.js';
 import { lockSegment, repairLocked, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';

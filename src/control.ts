@@ -3,7 +3,7 @@
  * belongs to the data file by store id, device, inode and boot, and to this run by an id that the header repeats. When
  * nobody has the store open it may be deleted: the next open makes a new one.
  */
-import { rmSync } from 'node:fs';
+import { rmSync, statSync } from 'node:fs';
 import { fromSystemError, storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { checksumWords } from './hash.js';
@@ -93,6 +93,12 @@ function isOurs(fd: number, size: number): boolean {
   return (first === 0 && second === 0) || (first === CONTROL_MAGIC_0 && second === CONTROL_MAGIC_1);
 }
 
+/** Does the path lead to this data file? Not if another one has taken the name since it was opened. */
+export function isNamed(path: string, file: { device: bigint | string; inode: bigint | string }): boolean {
+  const there = statSync(path, { bigint: true, throwIfNoEntry: false });
+  return there !== undefined && there.dev === BigInt(file.device) && there.ino === BigInt(file.inode);
+}
+
 /** Of making a new file: each further one means that somebody with another data file was quicker. */
 const TRIES = 100;
 /** ms that the making of a control file by somebody else is waited for, at most, and between two looks. */
@@ -153,6 +159,8 @@ export function openControl(path: string, header: Header, extents: number, mode:
     // Whoever else has it has another data file open, which had the name before (a backup or mv took it): what they go on
     // to store there, epochs and locks, must not be taken for this store's. Theirs lives on without a name.
     for (let tries = 0; !native.tryLock(fd, OWNER_LOCK_BYTE, 1, true) && tries < TRIES; tries++) {
+      if (!isNamed(path, header))
+        throw storeError('ERR_STORE_CORRUPT', path, 'another store took its place while it was opened', { control: name }, 'try again');
       native.closeFile(fd);
       fd = -1;
       rmSync(name, { force: true });

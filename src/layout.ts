@@ -407,10 +407,9 @@ export const REDO_OPERATION_WORDS = 4;
 
 // ---- Bytes that stand for something in record locks (OFD), far past the end of either file ----------------------------
 
-/** Data file: whoever opens, creates, recovers or closes holds it. */
-export const OPEN_LOCK_BYTE = 2 ** 48;
-/** Data file: each writable open holds it shared. */
-export const USE_LOCK_BYTE = 2 ** 48 + 1;
+export const OPEN_LOCK_BYTE = 2 ** 48; // data file: whoever opens, creates, recovers or closes holds it
+export const USE_LOCK_BYTE = 2 ** 48 + 1; // data file: each writable open holds it shared
+export const REDO_LOCK_BYTE = 2 ** 48; // redo log: each open that has it holds it shared, who makes it anew alone
 /** Control file: OWNER_LOCK_BYTE + slot is held by the owner of the slot for as long as it lives. */
 export const OWNER_LOCK_BYTE = 2 ** 48;
 

@@ -67,7 +67,7 @@ import {
   recordWordsAt,
   unitsOf,
 } from './record.js';
-import { captureDeletion, captureRecord } from './redo.js';
+import { captureDeletion, captureRecord } from './redo-capture.js';
 import { retireValue } from './retire.js';
 import type { Session } from './session.js';
 import { usableSlots } from './table.js';

@@ -6,7 +6,7 @@
  * log of an earlier run, of another store or of a restored backup has another id: its entries do not hold their
  * checksums, which are seeded with both ids and with the place.
  */
-import { unlinkSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { fromSystemError, storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { checksumWords } from './hash.js';
@@ -23,6 +23,7 @@ import {
   MAX_ENTRY_SIZE,
   REDO_HALF_SIZE,
   REDO_HEADER_SIZE,
+  REDO_LOCK_BYTE,
   REDO_MAGIC_0,
   REDO_MAGIC_1,
   REDO_VERSION,
@@ -111,17 +112,11 @@ export function openRedoFile(path: string, storeId: string, controlId: string, m
     const { kind, size } = native.fileInfo(fd);
     if (kind !== 'file')
       throw storeError('ERR_STORE_NOT_A_STORE', path, 'the redo log is not a regular file', { log: name }, 'move it away');
+    native.tryLock(fd, REDO_LOCK_BYTE, 1, false);
     const { header, isBlank, isOurs } = readRedoHeader(fd, size);
     const file = { fd, halfSize: header?.halfSize ?? REDO_HALF_SIZE, seed: redoSeed(storeId, controlId) };
     if (header?.storeId === storeId && header.controlId === controlId) return file;
-    if (header !== undefined) {
-      // Who has another data file open, which had the name before, may still write to it: theirs lives on without a name.
-      native.closeFile(fd);
-      fd = -1;
-      unlinkSync(name);
-      fd = native.openFile(name, OpenFlag.write | OpenFlag.create, mode);
-      file.fd = fd;
-    } else if (inUse && !isBlank) {
+    if (header === undefined && inUse && !isBlank) {
       throw storeError(
         'ERR_STORE_CORRUPT',
         path,
@@ -129,7 +124,8 @@ export function openRedoFile(path: string, storeId: string, controlId: string, m
         { log: name },
         'close the store in every process that has it open, then open it again',
       );
-    } else if (!isOurs) {
+    }
+    if (!isOurs) {
       throw storeError(
         'ERR_STORE_NOT_A_STORE',
         path,
@@ -138,13 +134,26 @@ export function openRedoFile(path: string, storeId: string, controlId: string, m
         'move it away, or give the store another name',
       );
     }
-    const zeros = new Uint8Array(STEP);
-    const end = REDO_HEADER_SIZE + 2 * file.halfSize;
-    native.truncate(fd, 0);
-    native.allocate(fd, 0, end);
-    for (let at = 0; at < end; at += STEP) native.writeFile(fd, zeros.subarray(0, Math.min(STEP, end - at)), at);
-    if (failpoint !== null) failpoint('redo.zeroed');
-    native.syncData(fd);
+    // Who else has it has another data file open, which had the name before (a backup or mv took it), and may still write to
+    // the log: theirs lives on without a name.
+    const isTaken = !native.tryLock(fd, REDO_LOCK_BYTE, 1, true);
+    if (isTaken) {
+      native.closeFile(fd);
+      fd = -1;
+      rmSync(name, { force: true });
+      fd = native.openFile(name, OpenFlag.write | OpenFlag.create, mode);
+      file.fd = fd;
+    }
+    if (isTaken || header === undefined) {
+      const zeros = new Uint8Array(STEP);
+      const end = REDO_HEADER_SIZE + 2 * file.halfSize;
+      native.truncate(fd, 0);
+      native.allocate(fd, 0, end);
+      for (let at = 0; at < end; at += STEP) native.writeFile(fd, zeros.subarray(0, Math.min(STEP, end - at)), at);
+      if (failpoint !== null) failpoint('redo.zeroed');
+      native.syncData(fd);
+    }
+    native.tryLock(fd, REDO_LOCK_BYTE, 1, false);
     // Before there is a header: an open that finds one goes by it.
     native.syncDirectory(name);
     native.writeFile(fd, new Uint8Array(encodeHeader({ storeId, controlId, halfSize: file.halfSize }).buffer), 0);

@@ -8,7 +8,7 @@ import { xxh32Words } from './hash.js';
 import { C_BATCHES_WORD } from './layout.js';
 import type { Memory } from './memory.js';
 import type { NormalizedOptions } from './options.js';
-import type { Redo } from './redo.js';
+import type { Redo } from './redo-capture.js';
 import type { Recovery } from './types.js';
 import { noViews, type View } from './view.js';
 import type { Written } from './written.js';
