@@ -15,17 +15,15 @@ import { applyEntry, findKey, markDone } from './apply.js';
 import { settle } from './cleanup.js';
 import { placeFor } from './copy.js';
 import { StoreError, storeError } from './errors.js';
-import { canHold } from './evict.js';
+import { refuseTooMuch } from './evict.js';
 import { attachExtent, heldBackExtents, reserveExtents, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
-import { type LargeValue, largeShape } from './large.js';
+import type { LargeValue } from './large.js';
 import {
   EXTENT_UNIT_MASK,
   EXTENT_UNIT_SHIFT,
   EXTENT_WORD_SHIFT,
-  EXTENT_WORDS,
   KEY_SIZE_MASK,
-  LOG_START_BARE,
   OPERATION_HEADER_WORDS,
   P_HASH_WORD,
   P_SIZE_WORD,
@@ -194,41 +192,6 @@ function prepare(session: Session, operations: Operations, reserved: number[]): 
   }
   work.values = reserved.slice();
   return work;
-}
-
-/** In a store that evicts: nothing is dropped for a batch that it cannot hold, values, note and records at once, even if all else goes. */
-function refuseTooMuch(session: Session, operations: Operations, order: Int32Array, keep: number): void {
-  let extents = keep;
-  let words = 0;
-  let view: View | undefined;
-  let tail = LOG_START_BARE;
-  for (const i of order) {
-    const from = operations.starts[i]!;
-    const sizes = operations.words[from + P_SIZES_WORD]!;
-    const hash = operations.words[from + P_HASH_WORD]!;
-    words += operations.words[from + P_SIZE_WORD]!;
-    const waiting = operations.large.get(i);
-    if (waiting !== undefined) {
-      const { count, listCount } = largeShape(sizes & KEY_SIZE_MASK, waiting.size);
-      extents += count + listCount;
-    }
-    // The logs as they would be if nothing else were in them; heads are there anyway, and splits only add to them.
-    if (view === undefined || (hash & view.depthMask) !== view.prefix) {
-      extents += (tail - 1) >>> EXTENT_UNIT_SHIFT;
-      view = viewOf(session, hash);
-      tail = LOG_START_BARE;
-    }
-    const units = operations.unitsOf(i, sizes >>> PAYLOAD_SIZE_SHIFT);
-    tail = placeFor(tail, units) + units;
-  }
-  if (canHold(session, extents + ((tail - 1) >>> EXTENT_UNIT_SHIFT) + Math.ceil(words / EXTENT_WORDS))) return;
-  throw storeError(
-    'ERR_STORE_FULL',
-    session.path,
-    'a batch is larger than the store can hold',
-    { operations: order.length, maxSize: session.maxSize },
-    'commit it in parts, or create the store with a larger maxSize',
-  );
 }
 
 /** The operation's words with the payload that its record is to have. */

@@ -3,14 +3,31 @@
  * valuable entries. Which these are is said in copy.ts; the recency bits it goes by are set by readers (recency.ts).
  * A write evicts from the segment that it writes to; a large value from one segment after the other.
  */
+
+import { placeFor } from './copy.js';
 import { forEachSegment } from './directory.js';
+import { storeError } from './errors.js';
 import { availableExtents, reclaimQuarantine } from './extents.js';
 import { failpoint } from './failpoints.js';
-import { EXTENT_SIZE, R_QUARANTINE_COUNT_WORD } from './layout.js';
+import { largeShape } from './large.js';
+import {
+  EXTENT_SIZE,
+  EXTENT_UNIT_SHIFT,
+  EXTENT_WORDS,
+  KEY_SIZE_MASK,
+  LOG_START_BARE,
+  P_HASH_WORD,
+  P_SIZE_WORD,
+  P_SIZES_WORD,
+  PAYLOAD_SIZE_SHIFT,
+  R_QUARANTINE_COUNT_WORD,
+} from './layout.js';
 import { native } from './native.js';
+import type { Operations } from './operations.js';
 import { replaceSegment } from './rebuild.js';
 import { lockSegment, unlockDirty, unlockSegment } from './segment.js';
 import type { Session } from './session.js';
+import { type View, viewOf } from './view.js';
 
 /**
  * Shares of what a segment holds that an eviction drops: more only if there is no room for what is left. A sixth, not an eighth,
@@ -95,11 +112,46 @@ export function evictFor(session: Session, wanted: number): boolean {
 }
 
 /** Could so many extents be free, with all segments next to empty? If not, nothing is dropped for them. */
-export function canHold(session: Session, wanted: number): boolean {
+function canHold(session: Session, wanted: number): boolean {
   const most = Math.floor(session.maxSize / EXTENT_SIZE);
   if (wanted <= most >>> 3) return true;
   // The root, and the heads: segments do not become fewer.
   let taken = 1;
   forEachSegment(session, () => taken++);
   return wanted + taken <= most;
+}
+
+/** In a store that evicts: nothing is dropped for a batch that it cannot hold, values, note and records at once, even if all else goes. */
+export function refuseTooMuch(session: Session, operations: Operations, order: Int32Array, keep: number): void {
+  let extents = keep;
+  let words = 0;
+  let view: View | undefined;
+  let tail = LOG_START_BARE;
+  for (const i of order) {
+    const from = operations.starts[i]!;
+    const sizes = operations.words[from + P_SIZES_WORD]!;
+    const hash = operations.words[from + P_HASH_WORD]!;
+    words += operations.words[from + P_SIZE_WORD]!;
+    const waiting = operations.large.get(i);
+    if (waiting !== undefined) {
+      const { count, listCount } = largeShape(sizes & KEY_SIZE_MASK, waiting.size);
+      extents += count + listCount;
+    }
+    // The logs as they would be if nothing else were in them; heads are there anyway, and splits only add to them.
+    if (view === undefined || (hash & view.depthMask) !== view.prefix) {
+      extents += (tail - 1) >>> EXTENT_UNIT_SHIFT;
+      view = viewOf(session, hash);
+      tail = LOG_START_BARE;
+    }
+    const units = operations.unitsOf(i, sizes >>> PAYLOAD_SIZE_SHIFT);
+    tail = placeFor(tail, units) + units;
+  }
+  if (canHold(session, extents + ((tail - 1) >>> EXTENT_UNIT_SHIFT) + Math.ceil(words / EXTENT_WORDS))) return;
+  throw storeError(
+    'ERR_STORE_FULL',
+    session.path,
+    'a batch is larger than the store can hold',
+    { operations: order.length, maxSize: session.maxSize },
+    'commit it in parts, or create the store with a larger maxSize',
+  );
 }
