@@ -21,7 +21,7 @@ import { readHeader, writeHeader } from './header.js';
 import { O_PINNED_EPOCH_WORD, OWNER_SLOT_MASK, OWNER_WORDS, OWNERS_WORD } from './layout.js';
 import { native, OpenFlag } from './native.js';
 import { randomId } from './random.js';
-import { readRedoHeader, redoPath } from './redo-file.js';
+import { redoPath } from './redo-file.js';
 import type { Session } from './session.js';
 
 /** `enter` throws when the store was closed meanwhile. */
@@ -70,8 +70,7 @@ async function copyTo(session: Session, target: string, enter: () => void): Prom
     await recoverCopy(copy);
     if (failpoint !== null) failpoint('backup.recovered');
     await rm(controlPath(copy), { force: true });
-    // That of a store that had the name before.
-    if (isRedoFile(redoPath(target))) await rm(redoPath(target), { force: true });
+    // The redo log of a store that had the name before stays: it says nothing of this one, which has another id.
     await rename(copy, target);
     if (failpoint !== null) failpoint('backup.named');
     native.syncDirectory(target);
@@ -82,25 +81,6 @@ async function copyTo(session: Session, target: string, enter: () => void): Prom
   } finally {
     await rm(folder, { recursive: true, force: true });
     if (lock >= 0) native.closeFile(lock);
-  }
-}
-
-/** Is there a redo log with this name? Anything else, a store even, only looks as if it belonged to the destination. */
-function isRedoFile(path: string): boolean {
-  let fd: number;
-  try {
-    fd = native.openFile(path, 0, 0);
-  } catch {
-    return false;
-  }
-  try {
-    const { kind, size } = native.fileInfo(fd);
-    if (kind !== 'file') return false;
-    // One that is blank yet the next open makes anew.
-    const { isOurs, isBlank } = readRedoHeader(fd, size);
-    return isOurs && !isBlank;
-  } finally {
-    native.closeFile(fd);
   }
 }
 

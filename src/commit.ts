@@ -81,7 +81,7 @@ interface Work {
   words: number;
   /** Extents of large values. */
   values: number[];
-  /** Extents to leave to others: none if there are but deletions, which are to work in a full store. */
+  /** Extents to leave to others: none if there are but deletions, which in a full store may have all that is left. */
   keep: number;
   /** Segments only grow: there is no room to split one, which takes more than the operations do. */
   onlyGrows: boolean;

@@ -87,8 +87,8 @@ function fillOrGrow(session: Session, need: number): void {
   growTo(session, count, Math.min(count + step, most), count + missing);
 }
 
-/** A checkpoint that cannot be made, for whatever reason, is no reason not to grow. */
-function reclaimIfPossible(session: Session, onlyOldest: boolean): void {
+/** A checkpoint that cannot be made, for whatever reason, is no reason not to go on. */
+export function reclaimIfPossible(session: Session, onlyOldest: boolean): void {
   try {
     reclaimQuarantine(session, onlyOldest);
   } catch (error) {

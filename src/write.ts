@@ -15,6 +15,7 @@ import { appendEvent, isWatched, wakeWatchers } from './events.js';
 import { evictFor, evictFrom } from './evict.js';
 import { attachExtent, availableExtents, heldBackExtents, reclaimQuarantine, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
+import { reclaimIfPossible } from './growth.js';
 import { fitsRecord, type LargeValue, writeLarge } from './large.js';
 import {
   EVENT_DELETE,
@@ -418,9 +419,11 @@ function removeByRebuilding(session: Session, hash: number, keySize: number): bo
     throw error;
   }
   unlockSegment(session, view);
-  if (need === 0) reclaimQuarantine(session);
-  if (need === 0 && session.redo !== null) session.redo.owed++;
-  return need === 0;
+  if (need !== 0) return false;
+  // It has happened, whatever comes of the rest.
+  if (session.redo !== null) session.redo.owed++;
+  reclaimIfPossible(session, false);
+  return true;
 }
 
 export function noProgress(session: Session): Error {
