@@ -62,9 +62,10 @@ export class Batch {
    */
   commit(): void {
     const session = this.#enter();
-    if (this.#operations.count > 0) commitOperations(session, this.#operations);
+    const { count } = this.#operations;
+    if (count > 0) commitOperations(session, this.#operations);
     session.memory.checkFaults();
     this.#operations.clear();
-    flushRedo(session);
+    flushRedo(session, count > 0);
   }
 }

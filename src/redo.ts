@@ -161,9 +161,10 @@ export function relieveRedo(session: Session): void {
 
 /**
  * Returns when everything that this session has written is durable. Called at the end of each call that writes, without
- * a lock.
+ * a lock. `hasWritten` is false if this call has not: what is owed is of an earlier one, or of a batch that it finished for
+ * somebody else, and an error must not pass for one of a write that has happened.
  */
-export function flushRedo(session: Session): void {
+export function flushRedo(session: Session, hasWritten = true): void {
   const { redo } = session;
   if (redo === null || session.closed || (redo.used === 0 && redo.owed === 0 && !redo.waiting && redo.batch < 0)) return;
   // Still set between calls: it was cut off, and may have left the lock taken.
@@ -173,7 +174,7 @@ export function flushRedo(session: Session): void {
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     session.busy = false;
-    throw error.code === 'ERR_STORE_SYNC_FAILED' ? error : notDurable(error);
+    throw error.code === 'ERR_STORE_SYNC_FAILED' || !hasWritten ? error : notDurable(error);
   }
   session.busy = false;
 }
@@ -184,9 +185,9 @@ function notDurable(error: StoreError): StoreError {
   return new StoreError(error.code, message, { path: error.path, facts: { ...(error as object), written: true }, cause: error });
 }
 
-/** Hands on the result of a write when it is durable. */
-export function durably<T>(session: Session, result: T): T {
-  flushRedo(session);
+/** Hands on the result of a write when it is durable: false, or 0, if nothing was written. */
+export function durably<T extends boolean | number>(session: Session, result: T): T {
+  flushRedo(session, result !== false && result !== 0);
   return result;
 }
 

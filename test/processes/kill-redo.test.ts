@@ -146,6 +146,26 @@ test('a write that needs a checkpoint, which somebody stopped holds up, says tha
   expect(() => batch.commit()).toThrow(expect.objectContaining(written));
   expect(batch.size).toBe(0);
   for (const key of keys) expect(store.get(key)).toBe('v'.repeat(20_000));
+  // What does not happen afterwards must not look as if it had: the lock would be taken, the counter counted.
+  const key = keys[0]!;
+  const vain = [
+    () => store.add(key, 'mine'),
+    () => store.compareAndSet(key, undefined, 'mine'),
+    () => store.compareAndSet(keys[1]!, -1, 'mine'),
+    () => store.deleteMany([]),
+    () => store.batch().commit(),
+  ];
+  for (const call of vain) {
+    let error: unknown;
+    try {
+      call();
+    } catch (thrown) {
+      error = thrown;
+    }
+    expect(error, String(call)).toMatchObject({ code: 'ERR_STORE_LOCK_TIMEOUT', path, pid: victim.peer.pid });
+    expect(error, String(call)).not.toHaveProperty('written');
+  }
+  expect(() => store.set(key, 'v'.repeat(20_000))).toThrow(expect.objectContaining(written));
   victim.peer.kill('SIGCONT');
   await victim.listen();
   const loss = new PowerLoss(path, folder);
