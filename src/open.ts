@@ -203,7 +203,7 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
     if (options.durability === 'none') session.reusesAtOnce = true;
     else session.written = new Written();
     session.makeDurable = (epoch) => checkpointNow(owned, epoch);
-    if (options.durability === 'sync') session.redo = new Redo(openRedoFile(path, header.storeId, control.id, info.mode & 0o777, inUse));
+    if (options.durability === 'sync') session.redo = new Redo(openRedoFile(path, header, control.id, info.mode & 0o777, inUse));
     native.tryLock(fd, USE_LOCK_BYTE, 1, false);
     if (failpoint !== null) failpoint('open.used');
     sessionsOfThread.add(session);

@@ -7,10 +7,11 @@
  * checksums, which are seeded with both ids and with the place.
  */
 import { rmSync } from 'node:fs';
+import { isNamed } from './control.js';
 import { fromSystemError, storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { checksumWords } from './hash.js';
-import { getId, putId } from './header.js';
+import { getId, type Header, putId } from './header.js';
 import {
   ENTRY_ALIGN,
   L_CHECKSUM_WORD,
@@ -100,11 +101,15 @@ export function readRedoHeader(fd: number, fileSize: number): { header: RedoHead
   return { header: decodeHeader(words, fileSize), isBlank, isOurs };
 }
 
+/** Of making a new log: each further one means that somebody with another data file was quicker. */
+const TRIES = 100;
+
 /**
  * Opens the redo log, or makes it. Caller holds the open lock, and the data file's header names this control id
  * durably: what an earlier run left in the log is in the data file by then.
  */
-export function openRedoFile(path: string, storeId: string, controlId: string, mode: number, inUse: boolean): RedoFile {
+export function openRedoFile(path: string, data: Header, controlId: string, mode: number, inUse: boolean): RedoFile {
+  const { storeId } = data;
   const name = redoPath(path);
   let fd = -1;
   try {
@@ -135,9 +140,13 @@ export function openRedoFile(path: string, storeId: string, controlId: string, m
       );
     }
     // Who else has it has another data file open, which had the name before (a backup or mv took it), and may still write to
-    // the log: theirs lives on without a name.
-    const isTaken = !native.tryLock(fd, REDO_LOCK_BYTE, 1, true);
-    if (isTaken) {
+    // the log: theirs lives on without a name. The new one is ours alone, too, until it has a header: yet another data file
+    // may take the name meanwhile.
+    let isTaken = false;
+    for (let tries = 0; !native.tryLock(fd, REDO_LOCK_BYTE, 1, true) && tries < TRIES; tries++) {
+      if (!isNamed(path, data))
+        throw storeError('ERR_STORE_CORRUPT', path, 'another store took its place while it was opened', { log: name }, 'try again');
+      isTaken = true;
       native.closeFile(fd);
       fd = -1;
       rmSync(name, { force: true });

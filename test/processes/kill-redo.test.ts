@@ -2,7 +2,7 @@
  * Durability 'sync' with several processes: they share syncs, one that is killed or stopped at any point of the redo log
  * does not keep the others from theirs, and every write that has returned in any process is there after a power loss.
  */
-import { readFileSync, rmSync, statSync } from 'node:fs';
+import { readFileSync, renameSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { open } from '../../dist/index.js';
@@ -348,6 +348,31 @@ test('a store whose control file was deleted after a crash goes on without what 
   expect(victim.returned.length).toBeGreaterThan(30);
   victim.expectIn(content);
   store.close();
+});
+
+test('a redo log that somebody is about to make anew is not taken for the log of the store that has the name by then', async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  for (const name of ['second', 'third']) open(join(folder, name)).close();
+  const first = open(path, quiet);
+  renameSync(join(folder, 'second'), path);
+  // It makes a log of its own, as the first store has the one with the name.
+  const second = startPeer('caller', { path, options: quiet }, { failpoints: 'redo.zeroed=stop' });
+  await untilStopped(second.pid);
+  renameSync(join(folder, 'third'), path);
+  const third = open(path, quiet);
+  second.kill('SIGCONT');
+  expect(await second.hear()).toBe('ready');
+  const loss = new PowerLoss(path, folder);
+  for (let i = 0; i < 5; i++) {
+    third.set(`key ${i}`, i);
+    second.say(['set', `other ${i}`, i]);
+    expect(await second.hear()).toEqual({ value: null });
+  }
+  expect(await loss.recovered()).toEqual(contentOf(third));
+  expect(third.size).toBe(5);
+  third.close();
+  first.close();
 });
 
 async function untilStopped(pid: number): Promise<void> {
