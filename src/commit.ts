@@ -407,7 +407,7 @@ function publishGroups(session: Session, work: Work, note: Note, groups: readonl
     if (failpoint !== null) failpoint('batch.applied');
     if (!isLogged) letGo(group, n);
   });
-  // In the log before anybody sees a part of it: who builds on that has an entry behind this one, and syncs both.
+  // In the log before anybody can write to these segments: who changes a part of it has an entry behind this one, and syncs both.
   if (redo !== null && !endRedoBatch(session, redo)) noteUnlogged(session, note.epoch);
   if (isLogged) groups.forEach(letGo);
   if (failpoint !== null) failpoint('batch.published');

@@ -4,7 +4,7 @@
  * last checkpoint; a checkpoint makes them void.
  *
  *   capture   under the segment's lock, behind the commit: the operation is copied into this session's scratch
- *   append    without a lock: a range of the half of its epoch is reserved (a tail word), then written; O_APPENDING_WORD
+ *   append    without a lock (a batch with those of its segments): a range of the half of its epoch is reserved (a tail word), then written; O_APPENDING_WORD
  *             tells of it meanwhile
  *   sync      each writer takes a number when its range is written. Whoever gets the lock of the redo log syncs for all
  *             numbers given out so far, and tells so in C_REDO_SYNCED_WORD; the others sleep on that word
