@@ -12,8 +12,8 @@ import { freshPath, isStopped, type Peer, startPeer, until } from '../support/pr
 
 const KEYS = Array.from({ length: 200 }, (_, i) => `key${i}`);
 
-function filled(path: string, lockTimeout: number) {
-  const store = open(path, { lockTimeout, segmentSize: 65536 });
+function filled(path: string, lockTimeout: number, checkpointInterval = 1000) {
+  const store = open(path, { lockTimeout, checkpointInterval, segmentSize: 65536 });
   onTestFinished(() => store.close());
   for (const key of KEYS) store.set(key, `before ${key}`);
   return store;
@@ -136,7 +136,8 @@ test.skipIf(!canUnshare())('an owner in another PID namespace that is killed ins
 
 test('a checkpoint that waits for others is given up while its own thread waits for a lock: the holder may be waiting for it', async () => {
   const path = freshPath();
-  const store = filled(path, 300);
+  // On a busy machine the timer's checkpoint would be the one that waits, and sync() would wait for that.
+  const store = filled(path, 300, 3_600_000);
   const peer = await stopInside(path, 'put.written');
   const { durableEpoch } = store.stats();
   const checkpointer = () => {
