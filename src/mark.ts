@@ -21,16 +21,14 @@ export function takeMark(session: Session, header: Header, step: 1 | 2): void {
   try {
     native.syncData(fd);
   } catch (error) {
-    if (wasClean) changeMark(session, header, true);
+    if (wasClean) {
+      // Without a sync, as these fail; in the same copy, as the other one is on the disk.
+      header.clean = true;
+      header.sequence = (header.sequence + 2) | 0;
+      writeHeader(fd, header);
+    }
     throw suspect(session, error);
   }
   // A copy (cp) that was begun before has the clean mark: its end is to tell that it is of later.
   stampLastExtent(session);
-}
-
-/** Without a sync, as these fail; in the same copy, as the other one is on the disk. */
-export function changeMark(session: Session, header: Header, clean: boolean): void {
-  header.clean = clean;
-  header.sequence = (header.sequence + 2) | 0;
-  writeHeader(session.memory.fd, header);
 }

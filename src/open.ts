@@ -19,7 +19,7 @@ import {
   USE_LOCK_BYTE,
 } from './layout.js';
 import { sessionsOfThread } from './lock.js';
-import { changeMark, takeMark } from './mark.js';
+import { takeMark } from './mark.js';
 import { corrupt, Memory, truncated } from './memory.js';
 import { type FileInfo, native, OpenFlag } from './native.js';
 import type { NormalizedOptions } from './options.js';
@@ -314,7 +314,8 @@ function leave(session: Session, path: string): void {
     try {
       syncOrSuspect(session);
     } catch (error) {
-      changeMark(session, header, false);
+      // It may be on the disk for all that. If it cannot be taken away durably, the next open has to, before it writes.
+      takeMark(session, header, 2);
       throw error;
     }
   } catch (error) {

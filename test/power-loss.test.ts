@@ -120,7 +120,7 @@ test(
     const { seed } = replayable('power loss');
     // Every profile at least once; the crashes of recoveries count as well.
     const from = Number(process.env.MMAPKV_FIRST_RECORDING ?? 0);
-    const outcome = await run({ seed, from, recordings: 14, images });
+    const outcome = await run({ seed, from, recordings: 16, images });
     console.log(JSON.stringify(outcome.tally));
     expect(digest(outcome)).toEqual([]);
     expect(outcome.tally.images).toBeGreaterThanOrEqual(images);

@@ -75,14 +75,17 @@ export class History {
 
   /** With durability 'sync' each operation is durable when it is done, by the redo log. */
   isSync = false;
+  /** Numbers of the processes whose operations are, when not all of them. */
+  syncedBy = new Set();
 
   /**
    * Does the operation count in an image of that crash with that durable epoch? undefined: it may.
    */
   #counts(operation, durable, crash) {
+    const isSync = this.isSync || this.syncedBy.has(operation.by);
     if (operation.high <= durable) return true;
-    if (this.isSync && operation.done <= crash) return true;
-    if (operation.low <= durable || (this.isSync && operation.begun <= crash)) return undefined;
+    if (isSync && operation.done <= crash) return true;
+    if (operation.low <= durable || (isSync && operation.begun <= crash)) return undefined;
     return false;
   }
 
@@ -175,7 +178,7 @@ export class History {
   broken(crash, durable) {
     const problems = [];
     // Then the redo log may have it: the contents tell.
-    if (this.isSync) return problems;
+    if (this.isSync || this.syncedBy.size > 0) return problems;
     for (const { instant, durable: by, count, upTo } of this.promises) {
       if (instant > crash) break;
       const lost = this.operations.find(

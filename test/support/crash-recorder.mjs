@@ -92,6 +92,8 @@ export class Recorder {
     /** Asynchronous operations; while `hold` is set they go on only by advance(). */
     this.hold = false;
     this.held = [];
+    /** Pages that changed since a sync failed, of each file; undefined: none has. */
+    this.changed = undefined;
     recorders.add(this);
     if (!joins) {
       this.snapshot();
@@ -143,6 +145,7 @@ export class Recorder {
           // Copied once: other processes may change it meanwhile.
           file.bytes.copy(scratch, ENTRY_HEADER, page, last);
           this.#append(PAGE, file.number, page / PAGE_SIZE, last - page);
+          this.changed?.[file.number].add(page / PAGE_SIZE);
           scratch.copy(mirror, start + page, ENTRY_HEADER, ENTRY_HEADER + last - page);
         }
       }
@@ -163,6 +166,20 @@ export class Recorder {
       this.#append(SYNC_START, file, id, bytes.length);
       return id;
     });
+  }
+
+  /** A sync fails: whatever was not on the disk by now is called clean, and gets there only if it is changed once more. */
+  fail() {
+    this.snapshot();
+    this.changed = this.files.map(() => new Set());
+  }
+
+  /** What a sync makes durable after one has failed. */
+  partsAfterFailure(file) {
+    this.snapshot();
+    const pages = [...this.changed[file]].sort((a, b) => a - b);
+    // An empty list would stand for the whole file.
+    return pages.length === 0 ? [2 ** 31, 1] : pages.flatMap((page) => [page, 1]);
   }
 
   syncEnd(file, id) {
@@ -225,7 +242,7 @@ function recorderOf(fd) {
 }
 
 /** Set by a test of the simulator: (what) => true leaves a sync out. `what`: 'sync', 'redo', 'commit.first', 'commit.second'. */
-export const faults = { leavesOut: () => false };
+export const faults = { leavesOut: () => false, fails: () => false };
 
 // The recording is all that a recorded store survives by: the disk itself takes no part.
 
@@ -233,7 +250,14 @@ export const faults = { leavesOut: () => false };
 function syncSteps({ recorder, file }, what, parts) {
   if (faults.leavesOut(what)) return [() => recorder.snapshot()];
   let id;
-  return [() => (id = recorder.syncStart(file, parts)), () => recorder.syncEnd(file, id)];
+  const start = () => {
+    if (faults.fails(what)) {
+      recorder.fail();
+      throw Object.assign(new Error('EIO: i/o error, fdatasync'), { code: 'EIO', errno: 5, syscall: 'fdatasync' });
+    }
+    id = recorder.syncStart(file, recorder.changed === undefined ? parts : recorder.partsAfterFailure(file));
+  };
+  return [start, () => recorder.syncEnd(file, id)];
 }
 
 /** commitData in steps, so that the disk is seen in between: sync, header written through, then the words that tell of it. */
@@ -241,29 +265,45 @@ function commitSteps(found, fd, bytes, offset, buffer, valueOffset, value, error
   const words = new Int32Array(buffer);
   const header = Uint8Array.from(bytes);
   const headerPages = [Math.floor(offset / PAGE_SIZE), Math.ceil(bytes.length / PAGE_SIZE)];
-  void errorOffset;
   // Bit 28 of the lock word: under way.
   Atomics.or(words, lockOffset / 4, 1 << 28);
-  return [
+  const end = () => {
+    plain.futexWake(buffer, valueOffset, 0x7fffffff);
+    Atomics.store(words, lockOffset / 4, 0);
+    plain.futexWake(buffer, lockOffset, 0x7fffffff);
+  };
+  const steps = [
     ...syncSteps(found, 'commit.first'),
     () => plain.writeFile(fd, header, offset),
     ...syncSteps(found, 'commit.second', headerPages),
     () => {
       Atomics.store(words, valueOffset / 4, value);
-      plain.futexWake(buffer, valueOffset, 0x7fffffff);
-      Atomics.store(words, lockOffset / 4, 0);
-      plain.futexWake(buffer, lockOffset, 0x7fffffff);
+      end();
     },
   ];
+  return steps.map((step) => () => {
+    try {
+      step();
+    } catch (error) {
+      Atomics.compareExchange(words, errorOffset / 4, 0, error.errno);
+      end();
+      throw error;
+    }
+  });
 }
 
 /** Takes the steps one by one, each when advance() is called, or in a turn of its own. */
 async function takeLater(recorder, steps) {
   recorder.snapshot();
   const rest = steps.slice();
-  await new Promise((resolve) => {
+  await new Promise((resolve, reject) => {
     recorder.held.push(() => {
-      rest.shift()();
+      try {
+        rest.shift()();
+      } catch (error) {
+        reject(error);
+        return true;
+      }
       recorder.snapshot();
       if (rest.length > 0) return false;
       resolve();

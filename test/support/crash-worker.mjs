@@ -14,7 +14,7 @@ import { open } from '../../dist/index.js';
 import { breakSyncs, recordAtFailpoints } from './crash-faults.mjs';
 import { History } from './crash-history.mjs';
 import { buildCopy, planImage, Recording } from './crash-images.mjs';
-import { Recorder, watchFailpoints } from './crash-recorder.mjs';
+import { faults, Recorder, watchFailpoints } from './crash-recorder.mjs';
 import { headerOf, OPTIONS, verifyImage, writeImage } from './crash-verify.mjs';
 import { PROFILES, Workload } from './crash-workloads.mjs';
 import { random as seeded } from './values.mjs';
@@ -48,10 +48,15 @@ async function record(path, place, random, profile) {
     if (PROFILES[profile].peers !== undefined) return await recordPeers(path, place, recorder, random, profile, options);
     workload = new Workload({ open: () => open(path, options), recorder, random, profile });
     breakSyncs(fault);
+    if (PROFILES[profile].fails) {
+      let left = 1 + random.below(25);
+      faults.fails = () => --left === 0;
+    }
     await workload.work();
+    faults.fails = () => false;
     control = readFileSync(`${path}.lock`);
     workload.store.close();
-    recorder.mark({ durable: 0 });
+    if (recorder.changed === undefined) recorder.mark({ durable: 0 });
     recorder.snapshot();
   } finally {
     breakSyncs('none');
@@ -72,11 +77,22 @@ function whatWasRecorded(recorder, control, options) {
 /** The same with several processes; killed ones are part of it. */
 async function recordPeers(path, place, recorder, random, profile, options) {
   const ends = [];
+  const { durabilities } = PROFILES[profile];
   for (let by = 1; by <= PROFILES[profile].peers; by++) {
     const end = random.below(3) === 0 ? 200 + random.below(4000) : 0;
     const peer = spawn(
       process.execPath,
-      [PEER, place, path, String(random.next()), profile, String(by), String(end), fault, options.durability ?? 'checkpoint'],
+      [
+        PEER,
+        place,
+        path,
+        String(random.next()),
+        profile,
+        String(by),
+        String(end),
+        fault,
+        durabilities?.[by - 1] ?? options.durability ?? 'checkpoint',
+      ],
       {
         stdio: ['ignore', 'inherit', 'inherit'],
       },
@@ -91,7 +107,9 @@ async function recordPeers(path, place, recorder, random, profile, options) {
   for (const { code, signal, wanted } of await Promise.all(ends)) {
     if (code !== 0 && !(wanted && signal === 'SIGKILL')) throw new Error(`a recorded process ended with ${code ?? signal}`);
   }
-  return whatWasRecorded(recorder, readFileSync(`${path}.lock`), options);
+  const made = whatWasRecorded(recorder, readFileSync(`${path}.lock`), options);
+  for (const [i, durability] of durabilities?.entries() ?? []) if (durability === 'sync') made.history.syncedBy.add(i + 1);
+  return made;
 }
 
 /** A copy that was made while the store was used: at a checkpoint, or refused; never served damaged. */
@@ -131,7 +149,7 @@ async function runImage(path, made, random, depth, name) {
   let outcome;
   try {
     // Whoever opens it next need not want what its writers wanted.
-    const durability = history.isSync && random.below(2) === 0 ? 'sync' : 'checkpoint';
+    const durability = (history.isSync || history.syncedBy.size > 0) && random.below(2) === 0 ? 'sync' : 'checkpoint';
     outcome = await verifyImage(path, history, plan.crash, {
       random,
       options: { ...OPTIONS, durability },

@@ -83,6 +83,25 @@ export const PROFILES = {
     large: [40_000, 120_000],
     weights: { set: 60, setLarge: 1, remove: 12, touch: 3, batch: 5, sync: 1, later: 1 },
   },
+  /** A sync fails; it is used, closed and opened again for a while all the same. */
+  failing: {
+    fails: true,
+    steps: 500,
+    keys: 150,
+    sizes: [20, 5000],
+    large: [40_000, 120_000],
+    weights: { set: 60, setLarge: 2, remove: 12, batch: 3, sync: 3, later: 1, reopen: 2, compact: 1 },
+  },
+  /** Processes with different durability. */
+  mixedPeers: {
+    peers: 3,
+    durabilities: ['sync', 'checkpoint', 'sync'],
+    steps: 150,
+    keys: 60,
+    sizes: [20, 4000],
+    large: [40_000, 90_000],
+    weights: { set: 60, setLarge: 1, remove: 10, touch: 2, batch: 5, sync: 2, later: 1, compact: 1 },
+  },
   syncPeers: {
     peers: 3,
     options: { durability: 'sync' },
@@ -255,21 +274,36 @@ export class Workload {
   }
 
   sync() {
-    this.store.syncNow();
+    try {
+      this.store.syncNow();
+    } catch (error) {
+      this.mayFail(error);
+      return;
+    }
     this.recorder.mark({ durable: this.by });
     this.seldom();
+  }
+
+  /** A sync may fail when it is made to. */
+  mayFail(error) {
+    if (this.profile.fails !== true || error?.code !== 'ERR_STORE_SYNC_FAILED') throw error;
   }
 
   /** A checkpoint off the event loop, with operations while it runs. */
   async later() {
     const covered = this.operation;
-    await this.during(this.store.sync());
+    try {
+      await this.during(this.store.sync());
+    } catch (error) {
+      this.mayFail(error);
+      return;
+    }
     this.recorder.mark({ durable: this.by, upTo: covered });
   }
 
   /** Space is given back to the file system while operations go on. */
   async compact() {
-    await this.during(this.store.compact());
+    await this.during(this.store.compact()).catch((error) => this.mayFail(error));
     this.seldom();
   }
 
@@ -294,9 +328,17 @@ export class Workload {
 
   reopen() {
     this.store.close();
-    this.recorder.mark({ durable: this.by });
+    if (this.recorder.changed === undefined) this.recorder.mark({ durable: this.by });
     this.recorder.snapshot();
-    this.store = this.open();
+    for (let tries = 0; ; tries++) {
+      try {
+        this.store = this.open();
+        return;
+      } catch (error) {
+        this.mayFail(error);
+        if (tries > 3) throw error;
+      }
+    }
   }
 
   /** A step that is neither a checkpoint nor a reopening. */
