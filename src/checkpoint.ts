@@ -33,7 +33,7 @@ import {
 } from './layout.js';
 import { sessionsOfThread, unlockCheckpoint } from './lock.js';
 import { native } from './native.js';
-import { isAlive, ownerPid } from './owners.js';
+import { hasDead, isAlive, ownerPid } from './owners.js';
 import { resetRedoHalf } from './redo.js';
 import type { Session } from './session.js';
 
@@ -41,6 +41,8 @@ import type { Session } from './session.js';
 const KICK_PATIENCE = 20;
 /** ms until the next try after one that was given up. */
 const KICK_PAUSE = 1000;
+/** ms until the next one for the sake of the dead alone, after one that failed: cleaning up after them may wait for locks. */
+const DEAD_PAUSE = 30_000;
 
 export function currentEpoch(session: Session): number {
   return Atomics.load(session.memory.words[0]!, R_EPOCH_WORD);
@@ -363,15 +365,21 @@ export function endCheckpoints(session: Session): void {
   }
 }
 
-/** A checkpoint at every interval in which something was written, by whoever is alive. The timer keeps no process alive. */
+/**
+ * A checkpoint at every interval in which something was written, by whoever is alive. The dead cannot tell what they wrote: who
+ * was not cleaned up after has written. The timer keeps no process alive.
+ */
 export function checkpointNowAndThen(session: Session): NodeJS.Timeout {
   let isRunning = false;
+  let deadAfter = 0;
+  const isDue = () => needsCheckpoint(session) || (performance.now() >= deadAfter && hasDead(session));
   const timer = setInterval(() => {
-    if (isRunning || session.closed || session.busy || !needsCheckpoint(session)) return;
+    if (isRunning || session.closed || session.busy || !isDue()) return;
     isRunning = true;
     checkpoint(session)
       .catch(() => {
         // A failed sync stands in the control file; after anything else the next tick tries again.
+        deadAfter = performance.now() + DEAD_PAUSE;
       })
       .finally(() => {
         isRunning = false;

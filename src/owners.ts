@@ -190,6 +190,17 @@ export function forEachDead(session: Session, clean: (owner: number) => void): n
   return count;
 }
 
+/** Has somebody died whom nobody has cleaned up after? */
+export function hasDead(session: Session): boolean {
+  const { fixed, controlFd } = session.memory;
+  const own = session.owner & OWNER_SLOT_MASK;
+  for (let slot = lastSlot(fixed); slot > 0; slot--) {
+    if (slot === own || (Atomics.load(fixed, slotWord(slot) + O_STATE_WORD) & 1) === 0) continue;
+    if (!native.isLocked(controlFd, OWNER_LOCK_BYTE + slot, 1, true)) return true;
+  }
+  return false;
+}
+
 export interface OwnerFacts {
   slot: number;
   pid: number;
