@@ -33,7 +33,7 @@ import {
 } from './layout.js';
 import { sessionsOfThread, unlockCheckpoint } from './lock.js';
 import { native } from './native.js';
-import { hasDead, isAlive, ownerPid } from './owners.js';
+import { hasDead, isAlive, isStopped, ownerPid } from './owners.js';
 import { resetRedoHalf } from './redo.js';
 import type { Session } from './session.js';
 
@@ -125,11 +125,29 @@ function tryLock(session: Session, takesOver = true): boolean {
   }
 }
 
+/** Until when somebody is waited for who has the lock and does not go on. */
+class Patience {
+  #deadline = 0;
+
+  constructor(session: Session) {
+    this.renew(session);
+  }
+
+  get isOver(): boolean {
+    return performance.now() >= this.#deadline;
+  }
+
+  renew(session: Session): void {
+    this.#deadline = performance.now() + session.options.lockTimeout;
+  }
+}
+
 /** The word to sleep on until the checkpoint that is running ends; 0: there is none. Throws when its holder does not go on. */
-function waitingWord(session: Session, deadline: number): number {
+function waitingWord(session: Session, patience: Patience): number {
   const found = Atomics.load(session.memory.fixed, LOCK_CHECKPOINT_WORD);
-  // In the kernel it takes as long as the disk takes.
-  if (found === 0 || (found & LOCK_SYNCING_BIT) !== 0 || performance.now() < deadline) return found;
+  // In the kernel it takes as long as the disk takes. But a process that is stopped there has nobody to say that it has ended.
+  if ((found & LOCK_SYNCING_BIT) !== 0 && !isStopped(session, found & OWNER_MASK)) patience.renew(session);
+  if (found === 0 || !patience.isOver) return found;
   throw storeError(
     'ERR_STORE_LOCK_TIMEOUT',
     session.path,
@@ -229,9 +247,9 @@ function asSyncFailure(session: Session, error: unknown): unknown {
 /** Makes it known, durably, that somebody reuses space before a checkpoint: durability 'none'. */
 export function markLoose(session: Session): void {
   const { fd, fixed } = session.memory;
-  const deadline = performance.now() + session.options.lockTimeout;
+  const patience = new Patience(session);
   while (!tryLock(session)) {
-    const word = waitingWord(session, deadline);
+    const word = waitingWord(session, patience);
     if (word !== 0) native.futexWait(fixed.buffer as ArrayBuffer, LOCK_CHECKPOINT_WORD * 4, word, SLICE);
   }
   try {
@@ -253,7 +271,7 @@ export function markLoose(session: Session): void {
 /** Returns when everything is durable that was written before the call, or up to the given epoch. */
 export function checkpointNow(session: Session, target = currentEpoch(session)): void {
   const { fixed } = session.memory;
-  let deadline = performance.now() + session.options.lockTimeout;
+  const patience = new Patience(session);
   while (durableEpoch(session) < target) {
     refuseSuspect(session);
     if (tryLock(session)) {
@@ -268,8 +286,7 @@ export function checkpointNow(session: Session, target = currentEpoch(session)):
       }
       continue;
     }
-    const word = waitingWord(session, deadline);
-    if ((word & LOCK_SYNCING_BIT) !== 0) deadline = performance.now() + session.options.lockTimeout;
+    const word = waitingWord(session, patience);
     if (word !== 0) native.futexWait(fixed.buffer as ArrayBuffer, LOCK_CHECKPOINT_WORD * 4, word, SLICE);
   }
 }
@@ -278,7 +295,7 @@ export function checkpointNow(session: Session, target = currentEpoch(session)):
 export async function checkpoint(session: Session): Promise<void> {
   const target = currentEpoch(session);
   const { fixed } = session.memory;
-  let deadline = performance.now() + session.options.lockTimeout;
+  const patience = new Patience(session);
   while (durableEpoch(session) < target) {
     refuseSuspect(session);
     if (tryLock(session, false)) {
@@ -286,8 +303,7 @@ export async function checkpoint(session: Session): Promise<void> {
       if (durableEpoch(session) < target) await runCheckpoint(session);
       else unlockCheckpoint(session);
     } else {
-      const word = waitingWord(session, deadline);
-      if ((word & LOCK_SYNCING_BIT) !== 0) deadline = performance.now() + session.options.lockTimeout;
+      const word = waitingWord(session, patience);
       if (word !== 0) await native.futexWaitAsync(fixed.buffer as ArrayBuffer, LOCK_CHECKPOINT_WORD * 4, word, SLICE);
     }
     if (session.closed) throw closedError(session.path);

@@ -6,7 +6,7 @@
  * A slot counts its incarnations, and lock words hold slot and incarnation: a new owner is never taken for its
  * predecessor. A slot stays "in use" after its owner died until somebody has cleaned up what it left.
  */
-import { readlinkSync } from 'node:fs';
+import { readFileSync, readlinkSync } from 'node:fs';
 import { threadId } from 'node:worker_threads';
 import { storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
@@ -67,6 +67,19 @@ export function isSlotAlive(session: Session, slot: number): boolean {
 
 export function ownerPid(session: Session, owner: number): number {
   return session.memory.fixed[slotWord(owner & OWNER_SLOT_MASK) + O_PID_WORD]!;
+}
+
+/** Is the owner's process stopped (SIGSTOP, a debugger)? False also where that cannot be told: it is of another PID namespace, say. */
+export function isStopped(session: Session, owner: number): boolean {
+  const word = slotWord(owner & OWNER_SLOT_MASK);
+  if (session.memory.fixed[word + O_PID_NAMESPACE_WORD] !== pidNamespace()) return false;
+  try {
+    const stat = readFileSync(`/proc/${ownerPid(session, owner)}/stat`, 'latin1');
+    // The name of the program, in brackets, may have anything in it.
+    return /^[Tt]$/.test(stat.charAt(stat.lastIndexOf(')') + 2));
+  } catch {
+    return false;
+  }
 }
 
 /** The number of the PID namespace: tells whether a PID in a slot means anything here. */

@@ -7,6 +7,7 @@ import { closeSync, openSync, readSync } from 'node:fs';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, type StoreError } from '../../dist/index.js';
 import { LOCK_CHECKPOINT_WORD } from '../../dist/layout.js';
+import { Faults } from '../support/faults.js';
 import { expectGoingOn, expectInOrder } from '../support/kills.js';
 import { freshPath, isStopped, type Peer, startPeer, until } from '../support/processes.js';
 
@@ -170,4 +171,23 @@ test('check does not call values lost that a stopped process has not retired yet
   peer.kill('SIGCONT');
   expect(await peer.hear()).toBe('done');
   expect(await store.check()).toMatchObject({ ok: true, entries: 0 });
+});
+
+test('one that is stopped while the disk is at work on its checkpoint keeps nobody waiting for ever', async () => {
+  const path = freshPath();
+  const store = filled(path, 200);
+  const faults = new Faults('fdatasync=stop@1', path);
+  const peer = startPeer('caller', { path, options: {} }, { env: faults.env });
+  onTestFinished(() => peer.kill('SIGCONT'));
+  expect(await peer.hear()).toBe('ready');
+  faults.arm();
+  peer.say(['sync']);
+  await until(() => isStopped(peer.pid), 'the checkpoint stops');
+  const told = { code: 'ERR_STORE_LOCK_TIMEOUT', lock: 'checkpoint', pid: peer.pid };
+  await expect(store.sync()).rejects.toMatchObject(told);
+  expect(() => store.syncNow()).toThrowError(expect.objectContaining(told));
+  store.set('meanwhile', 'written');
+  peer.kill('SIGCONT');
+  expect(await peer.hear()).toEqual({ value: null });
+  await store.sync();
 });

@@ -100,7 +100,7 @@ export const PROFILES = {
     keys: 60,
     sizes: [20, 4000],
     large: [40_000, 90_000],
-    weights: { set: 60, setLarge: 1, remove: 10, touch: 2, batch: 5, sync: 2, later: 1, compact: 1 },
+    weights: { set: 60, setLarge: 1, remove: 10, batch: 5, sync: 2, later: 1, compact: 1 },
   },
   syncPeers: {
     peers: 3,

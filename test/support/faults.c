@@ -6,7 +6,8 @@
 //                       Names: fdatasync, fsync, posix_fallocate, fallocate, pwrite, pwritev2 (which writes, but for
 //                       EOPNOTSUPP, before it fails), sync_file_range, msync (whatever it syncs).
 //                       Errors: EIO, ENOSPC, EDQUOT, EINTR, EFBIG, EAGAIN, EOPNOTSUPP, and 'half' for a pwrite or
-//                       pwritev2 of half the bytes.
+//                       pwritev2 of half the bytes, and 'stop', which stops the process before it goes on as if nothing
+//                       had been.
 //   MMAPKV_FAULTS_PATH  only descriptors whose /proc/self/fd link contains this
 //   MMAPKV_FAULTS_WHEN  nothing fails, and nothing is counted, while there is no file of this name
 //   MMAPKV_FAULTS_LOG   each call that is counted is told here, as a line: "fdatasync 2 EIO" or "fdatasync 1 -"
@@ -14,6 +15,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +26,7 @@
 
 #define MAX_RULES 16
 #define HALF (-1)
+#define STOP (-2)
 
 struct Rule {
   char call[32];
@@ -45,7 +48,7 @@ static atomic_long counts[NAMES];
 static const struct {
   const char *name;
   int number;
-} errors[] = {{"EIO", EIO}, {"ENOSPC", ENOSPC}, {"EDQUOT", EDQUOT}, {"EINTR", EINTR}, {"EFBIG", EFBIG}, {"EAGAIN", EAGAIN}, {"EOPNOTSUPP", EOPNOTSUPP}, {"half", HALF}};
+} errors[] = {{"EIO", EIO}, {"ENOSPC", ENOSPC}, {"EDQUOT", EDQUOT}, {"EINTR", EINTR}, {"EFBIG", EFBIG}, {"EAGAIN", EAGAIN}, {"EOPNOTSUPP", EOPNOTSUPP}, {"half", HALF}, {"stop", STOP}};
 #define ERRORS ((int)(sizeof(errors) / sizeof(errors[0])))
 
 static void Refuse(const char *text) {
@@ -128,6 +131,10 @@ static int Fault(const char *call, int fd) {
     if (strcmp(rules[i].call, call) == 0 && count >= rules[i].first && count <= rules[i].last) error = rules[i].error;
   }
   Log(call, count, error);
+  if (error == STOP) {
+    raise(SIGSTOP);
+    error = 0;
+  }
 out:
   errno = saved;
   return error;
