@@ -203,8 +203,9 @@ export function readLog(file: SalvageFile, parts: readonly LogPart[], facts: Log
       const key = bytes.toString('latin1', at, at + keySizeOf(words, record));
       if (part.isUnsure === true && !facts.isProved(place, key)) continue;
       if (isLoose && !facts.isProved(place, key)) {
-        // With no index to ask there is something here that nobody can judge.
-        if (facts.slots === undefined) confirm();
+        // With no index to ask there is something here that nobody can judge. Behind the end of a checkpoint's log there is nothing
+        // whole of its time: a recovery refuses it, too.
+        if (facts.slots === undefined || isCheckpoint) confirm();
         continue;
       }
       confirm();

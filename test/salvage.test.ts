@@ -6,7 +6,7 @@ import { copyFileSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { open, StoreError } from '../dist/index.js';
 import * as L from '../dist/layout.js';
 import { type SalvagedEntry, type SalvageReport, salvage } from '../dist/salvage.js';
@@ -221,6 +221,29 @@ describe('salvage', () => {
     for (; last.done !== true; last = now.next()) count++;
     expect(count).toBe(701);
     expect(last.value).toMatchObject({ ok: true, checkpoint: undefined });
+  });
+
+  test('damage in the midst of the log of a checkpoint is not taken for its end, also where every entry was replaced since', () => {
+    const file = join(folder, 'replaced since');
+    const store = open(file, { segmentSize: 65_536, checkpointInterval: 3_600_000 });
+    onTestFinished(() => store.close());
+    for (let i = 0; i < 100; i++) store.set(`key ${i}`, `before ${i} `.padEnd(200, 'b'));
+    store.syncNow();
+    const checkpoint = new Map(store);
+    for (let i = 0; i < 100; i++) store.set(`key ${i}`, `after ${i} `.padEnd(200, 'a'));
+    // A copy is of its last checkpoint.
+    const outcome = damaged(
+      (bytes) => {
+        bytes[bytes.indexOf('bbbb')]! ^= 1;
+        return bytes;
+      },
+      readFileSync(file),
+      { now: new Map(store), checkpoint },
+    );
+    expect(outcome.report).toMatchObject({ ok: false, checkpoint: expect.any(Number) });
+    expect(outcome.report!.problems).toContainEqual(expect.objectContaining({ code: 'LOG' }));
+    expect(outcome.wrong).toEqual([]);
+    expect(outcome.found).toBeGreaterThan(50);
   });
 
   test("with durability 'sync' what returned after the checkpoint is taken from the redo log", () => {
