@@ -193,6 +193,8 @@ export function lookAtControl<T>(path: string, controlId: string, look: (words: 
     return undefined;
   }
   try {
+    // Anything may have the name.
+    if (native.fileInfo(fd).kind !== 'file') return undefined;
     const words = new Int32Array(CONTROL_ENTRIES_OFFSET / 4);
     native.readFile(fd, new Uint8Array(words.buffer), 0);
     return getId(words, C_CONTROL_ID_WORD) === controlId ? look(words, fd) : undefined;

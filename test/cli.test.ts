@@ -1,7 +1,8 @@
 import { once } from 'node:events';
-import { chmodSync, existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { open } from '../dist/index.js';
+import { H_SEQUENCE_WORD, HEADER_SIZE } from '../dist/layout.js';
 import { bin, type Folder, finished, newFolder } from './support/cli.js';
 import { eventFacts, quiet } from './support/events.js';
 import { until } from './support/processes.js';
@@ -593,6 +594,26 @@ test('check leaves a store that needs a recovery as it is, and checks what a rec
   });
   expect(readFileSync(folder.file('copy')).equals(before)).toBe(true);
   expect(readdirSync(folder.path).filter((name) => name.startsWith('copy'))).toEqual(['copy']);
+  // What is no file is no redo log.
+  mkdirSync(folder.file('copy.redo'));
+  expect(await folder.run('check', 'copy')).toMatchObject({ code: 0 });
+  // The copy of the header that recovery goes by may not be the one that named the last checkpoint.
+  const [older] = [0, HEADER_SIZE].sort(
+    (a, b) => before.readInt32LE(a + H_SEQUENCE_WORD * 4) - before.readInt32LE(b + H_SEQUENCE_WORD * 4),
+  );
+  before[older! + 200]! ^= 1;
+  writeFileSync(folder.file('copy'), before);
+  const { code, out } = await folder.run('check', '--json', 'copy');
+  expect(code).toBe(4);
+  expect(JSON.parse(out)).toMatchObject({ ok: false, entries: 1, problems: [{ code: 'HEADER', address: older }] });
+});
+
+test('stat says what it can of a store in the place of whose control file is something else', async () => {
+  const folder = newFolder();
+  newStore(folder, [['k', 'v']]);
+  rmSync(folder.file('s.lock'));
+  mkdirSync(folder.file('s.lock'));
+  expect(await folder.run('stat', 's')).toMatchObject({ code: 0, err: '' });
 });
 
 describe('the command line itself', () => {

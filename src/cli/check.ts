@@ -6,15 +6,15 @@
  * its locks. A store too damaged to be opened is a problem found, too. One that needs a recovery is left as it is, since a
  * recovery drops things: a copy of it is recovered and looked at.
  */
-import { chmodSync, closeSync, constants, copyFileSync, existsSync, mkdtempSync, openSync, readSync, rmSync } from 'node:fs';
+import { chmodSync, closeSync, constants, copyFileSync, mkdtempSync, openSync, readSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { fromSystemError, StoreError } from '../errors.js';
-import { newestHeader, readHeader, writeHeader } from '../header.js';
+import { damagedCopies, newestHeader, readHeader, writeHeader } from '../header.js';
 import { HEADER_SIZE } from '../layout.js';
 import { native, OpenFlag } from '../native.js';
 import { recoveryProgress } from '../recovery.js';
-import type { CheckReport, Problem } from '../report.js';
+import { type CheckReport, type Problem, placeIn } from '../report.js';
 import { open, type Store } from '../store.js';
 import type { Recovery } from '../types.js';
 import { type Command, Exit, storeWord } from './command.js';
@@ -88,13 +88,15 @@ async function checkRecovered(path: string, onProgress: (share: number) => void)
     throw fromSystemError(error, tmpdir(), `making a folder for a copy of ${path}, see TMPDIR`);
   }
   const copy = join(folder, basename(path));
+  const lost = damagedHeaders(path);
   const { ended } = recoveryProgress;
   recoveryProgress.ended = (_, recovery: Recovery) => writeError(`mmapkv: ${describeRecovery(`a copy of ${path}`, recovery)}\n`);
   try {
     copyStore(path, copy);
     const store = open(copy, { create: false });
     try {
-      return await store.check({ onProgress });
+      const report = await store.check({ onProgress });
+      return { ...report, ok: report.ok && lost.length === 0, problems: [...lost, ...report.problems] };
     } finally {
       store.close();
     }
@@ -107,10 +109,21 @@ async function checkRecovered(path: string, onProgress: (share: number) => void)
   }
 }
 
+/** A recovery writes the header anew, and goes back to a checkpoint before the last if that is the one which a damaged copy named. */
+function damagedHeaders(path: string): Problem[] {
+  return damagedCopies(headerWords(path).words).map((copy) => ({
+    code: 'HEADER',
+    message: `copy ${copy} of the header is damaged: it may have named a later checkpoint than the one that a recovery finds`,
+    ...placeIn(0, copy * HEADER_SIZE),
+  }));
+}
+
 function copyStore(path: string, copy: string): void {
   try {
     for (const end of ['', '.redo']) {
-      if (end === '' || existsSync(path + end)) copyFileSync(path + end, copy + end, constants.COPYFILE_FICLONE);
+      // (What is no file in the place of the redo log, a recovery takes for none.)
+      if (end === '' || statSync(path + end, { throwIfNoEntry: false })?.isFile() === true)
+        copyFileSync(path + end, copy + end, constants.COPYFILE_FICLONE);
     }
     chmodSync(copy, 0o600);
     const fd = native.openFile(copy, OpenFlag.write, 0);
@@ -138,11 +151,16 @@ function fileInode(path: string): bigint {
 
 /** Was the store closed by all who had it open? Then what is wrong with it is wrong, and the file is left alone. */
 function isClean(path: string): boolean {
+  const { words, size } = headerWords(path);
+  return newestHeader(words, size, path, size).clean;
+}
+
+/** Both copies of the header, and how many of their bytes the file has. */
+function headerWords(path: string): { words: Int32Array; size: number } {
   const fd = openSync(path, 'r');
   try {
     const words = new Int32Array((2 * HEADER_SIZE) / 4);
-    const size = readSync(fd, new Uint8Array(words.buffer), 0, words.byteLength, 0);
-    return newestHeader(words, size, path, size).clean;
+    return { words, size: readSync(fd, new Uint8Array(words.buffer), 0, words.byteLength, 0) };
   } finally {
     closeSync(fd);
   }
