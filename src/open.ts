@@ -34,6 +34,8 @@ import { Written } from './written.js';
 
 /** ms that an open waits for another open, recovery or close at least. */
 const OPEN_WAIT = 60_000;
+/** ms that a close waits for them at least: while it has the store open they take moments, unless somebody is stopped. */
+const CLOSE_WAIT = 5000;
 /** Of opening what has the name, should it be another file before the open is done. */
 const TRIES = 100;
 
@@ -286,7 +288,8 @@ function leave(session: Session, path: string): void {
     endCheckpoints(session);
     leaveEpoch(session, session.writeEpoch);
     isSettled = true;
-    waitForOpenLock(path, fd, true, session.options.lockTimeout);
+    // Whatever lockTimeout says of writes: two that close at once would each take the other for the last one, and neither would sync.
+    waitForOpenLock(path, fd, true, Math.max(CLOSE_WAIT, session.options.lockTimeout));
     isHeld = true;
     if (failpoint !== null) failpoint('close.settled');
     native.unlock(fd, USE_LOCK_BYTE, 1);

@@ -1,5 +1,5 @@
 /** Opening and closing: many at once, many in a row, without the control file; nothing is left behind. */
-import { readFileSync, rmSync, statSync } from 'node:fs';
+import { copyFileSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { basename } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { open } from '../../dist/index.js';
@@ -17,14 +17,17 @@ import {
   LOCK_REDO_WORD,
   LOCK_SYNCING_BIT,
   O_STATE_WORD,
+  OPEN_LOCK_BYTE,
   OWNER_COUNT,
   OWNER_INCARNATION_SHIFT,
   OWNER_SLOT_MASK,
   OWNER_WORDS,
   OWNERS_WORD,
 } from '../../dist/layout.js';
+import { OpenFlag } from '../../dist/native.js';
 import { pokeControl } from '../support/events.js';
 import { expectInOrder, expectNothingLeftBehind } from '../support/kills.js';
+import { start } from '../support/native-harness.js';
 import { freshPath, type Message, startPeer, startThread } from '../support/processes.js';
 
 test('16 processes and 40 threads that create, open and close one path at once share one store', { timeout: 120_000 }, async () => {
@@ -65,6 +68,29 @@ test('150 opens of one path in one process see each other, and their slots are u
   await expectInOrder(store, 'after 300 opens');
   store.close();
   expectNothingLeftBehind(path);
+});
+
+test('the last close leaves the store in order though others hold it up, and lockTimeout lets no write wait', async () => {
+  const path = freshPath();
+  open(path).close();
+  const store = open(path, { lockTimeout: 0, checkpointInterval: 3_600_000 });
+  store.set('key', 'value');
+  // As another open or close does; this thread is about to wait for it.
+  const holder = start(
+    `const fd = native.openFile(path, write, 0);
+     say(native.tryLock(fd, byte, 1, true));
+     native.sleep(300);
+     native.closeFile(fd);`,
+    { constants: { path, byte: OPEN_LOCK_BYTE, write: OpenFlag.write } },
+  );
+  expect(await holder.hear()).toBe(true);
+  store.close();
+  expect(await holder.ended).toMatchObject({ code: 0 });
+  // As after a power loss: of a store that was not closed only the last checkpoint would be believed.
+  copyFileSync(path, `${path}.copy`);
+  const copy = open(`${path}.copy`, { readOnly: true });
+  onTestFinished(() => copy.close());
+  expect(copy.get('key')).toBe('value');
 });
 
 test('a control file that was deleted while nobody had the store open is made anew', async () => {
