@@ -35,7 +35,12 @@ Napi::Value Sleep(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-Napi::Value BootId(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), file::BootId()); }
+Napi::Value BootId(const Napi::CallbackInfo& info) {
+  std::string id;
+  const Outcome outcome = file::BootId(&id);
+  if (!outcome.Ok()) return Finish(info, outcome);
+  return Napi::String::New(info.Env(), id);
+}
 
 }  // namespace
 

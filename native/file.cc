@@ -256,15 +256,17 @@ Outcome SyncDirectoryOf(const std::string& path) {
   return outcome;
 }
 
-std::string BootId() {
-  const int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return "";
+Outcome BootId(std::string* id) {
+  id->clear();
+  const int fd = Retry([&] { return open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC); });
+  if (fd < 0) return errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EINTR ? FromErrno("open") : Done();
   char text[64];
   const ssize_t count = Retry([&] { return read(fd, text, sizeof(text)); });
+  const Outcome outcome = count < 0 ? FromErrno("read") : Done();
   close(fd);
-  std::string id(text, count > 0 ? static_cast<size_t>(count) : 0);
-  while (!id.empty() && (id.back() == '\n' || id.back() == ' ')) id.pop_back();
-  return id;
+  id->assign(text, count > 0 ? static_cast<size_t>(count) : 0);
+  while (!id->empty() && (id->back() == '\n' || id->back() == ' ')) id->pop_back();
+  return outcome;
 }
 
 }  // namespace mmapkv::file

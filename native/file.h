@@ -46,7 +46,8 @@ Outcome WriteDurably(int fd, const uint8_t* bytes, size_t length, uint64_t offse
 // Syncs the directory that holds `path`.
 Outcome SyncDirectoryOf(const std::string& path);
 // Empty when it cannot be read.
-std::string BootId();
+// Empty where the system does not tell; that it could not be asked (no descriptor is left) is a failure.
+Outcome BootId(std::string* id);
 
 }  // namespace mmapkv::file
 

@@ -144,7 +144,7 @@ export interface Native {
 
   /** Sleeps the thread for `ms`. */
   sleep(ms: number): void;
-  /** /proc/sys/kernel/random/boot_id, or '' when it cannot be read. */
+  /** /proc/sys/kernel/random/boot_id, or '' where there is none to read. Throws when no descriptor is left. */
   bootId(): string;
   /** Orders earlier loads before later ones; nothing on x86-64. */
   fence(): void;

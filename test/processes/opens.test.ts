@@ -27,7 +27,7 @@ import {
 import { OpenFlag } from '../../dist/native.js';
 import { pokeControl } from '../support/events.js';
 import { expectInOrder, expectNothingLeftBehind } from '../support/kills.js';
-import { start } from '../support/native-harness.js';
+import { run, start } from '../support/native-harness.js';
 import { freshPath, type Message, startPeer, startThread } from '../support/processes.js';
 
 test('16 processes and 40 threads that create, open and close one path at once share one store', { timeout: 120_000 }, async () => {
@@ -91,6 +91,40 @@ test('the last close leaves the store in order though others hold it up, and loc
   const copy = open(`${path}.copy`, { readOnly: true });
   onTestFinished(() => copy.close());
   expect(copy.get('key')).toBe('value');
+});
+
+test('an open that has no descriptor left to ask which boot this is says so, and takes nothing for a copy', async () => {
+  const path = freshPath();
+  const store = open(path);
+  onTestFinished(() => store.close());
+  store.set('key', 'value');
+  const code = `
+    import { closeSync, openSync } from 'node:fs';
+    import { open } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)};
+    const opened = (path, options) => {
+      try {
+        open(path, options).close();
+        return 'opened';
+      } catch (error) {
+        return error.code;
+      }
+    };
+    const taken = [];
+    try {
+      for (;;) taken.push(openSync('/dev/null'));
+    } catch {}
+    for (let free = 0; free < 5; free++) {
+      say([opened(path, { readOnly: true }), opened(path), opened(path + free)]);
+      closeSync(taken.pop());
+    }`;
+  const said = await run(code, { constants: { path }, shell: 'ulimit -n 256; exec "$@"' });
+  const full = 'ERR_STORE_NO_MEMORY';
+  expect(said.slice(0, 2)).toEqual([
+    [full, full, full],
+    [full, full, full],
+  ]);
+  expect(said.at(-1)).toEqual(['opened', 'opened', 'opened']);
+  for (const answers of said) for (const answer of answers as string[]) expect([full, 'opened']).toContain(answer);
 });
 
 test('a control file that was deleted while nobody had the store open is made anew', async () => {
