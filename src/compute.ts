@@ -20,7 +20,7 @@
 import { checkFunction, closedError } from './arguments.js';
 import { type Claim, Claims } from './claims.js';
 import { encodeKey, keyBytes, keyWords } from './codec.js';
-import { storeError } from './errors.js';
+import { fromSystemError, storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { xxh32Words } from './hash.js';
 import { C_COMPUTED_WORD } from './layout.js';
@@ -69,6 +69,7 @@ interface Waiter {
   timeout: number;
   /** Called with the text of the failure, if it was one. */
   end: (failure: string | undefined) => void;
+  fail: (error: unknown) => void;
 }
 
 function normalizeOptions(options: unknown): NormalizedOptions {
@@ -280,9 +281,16 @@ export class Computations {
   /** Until the computation has ended, or is over in another way. Answers the text of its failure, if it was one. */
   #wait(claim: Claim, timeout: number): Promise<string | undefined> {
     return new Promise((resolve, reject) => {
-      this.#waiters.add({ claim, timeout, end: resolve });
-      if (!this.#isWaiting) this.#sleep().catch(reject);
+      this.#waiters.add({ claim, timeout, end: resolve, fail: reject });
+      if (!this.#isWaiting) this.#sleep().catch((error: unknown) => this.#fail(error));
     });
+  }
+
+  /** Nobody sleeps for those who wait any more (the control file was cut off, say): all of them are told. */
+  #fail(error: unknown): void {
+    const failed = [...this.#waiters];
+    this.#waiters.clear();
+    for (const waiter of failed) waiter.fail(fromSystemError(error, this.#session.path, 'waiting for a computation'));
   }
 
   async #sleep(): Promise<void> {

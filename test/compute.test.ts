@@ -6,7 +6,7 @@ import vm from 'node:vm';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, type Store } from '../dist/index.js';
 import { claimsOf } from './support/claims.js';
-import { freshPath, until } from './support/native-harness.js';
+import { freshPath, run, until } from './support/native-harness.js';
 
 /** A computation that ends when the test says so. */
 function gate<T>() {
@@ -424,4 +424,19 @@ test('after a look for a stale value that was cut off, what has expired is expir
     cutOff(() => compute(never), 1 + (round % 3));
     expect(store.get('short')).toBeUndefined();
   }
+});
+
+test('a control file that is cut off meanwhile is an error of all who wait, whatever they wait for', async () => {
+  const code = `
+    import { truncateSync } from 'node:fs';
+    import { open } from ${JSON.stringify(new URL('../dist/index.js', import.meta.url).href)};
+    const other = open(path);
+    const store = open(path);
+    const keys = ['a', 'b', 'c'];
+    for (const key of keys) other.getOrCompute(key, () => new Promise(() => {})).catch(() => {});
+    const waiting = keys.map((key) => store.getOrCompute(key, () => 1).catch((error) => error.name + ' ' + error.code));
+    setTimeout(() => truncateSync(path + '.lock', 0), 20);
+    say(await Promise.all(waiting));
+    process.exit(0);`;
+  expect(await run(code, { constants: { path: freshPath() } })).toEqual([new Array(3).fill('StoreError ERR_STORE_TRUNCATED')]);
 });
