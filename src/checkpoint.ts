@@ -24,6 +24,7 @@ import {
   C_DURABLE_EPOCH_WORD,
   C_LEFT_EPOCH_WORD,
   C_SYNC_ERROR_WORD,
+  EXTENT_SIZE,
   HEADER_SIZE,
   LOCK_CHECKPOINT_WORD,
   LOCK_SYNCING_BIT,
@@ -32,6 +33,7 @@ import {
   R_EXTENT_COUNT_WORD,
 } from './layout.js';
 import { sessionsOfThread, unlockCheckpoint } from './lock.js';
+import { truncated } from './memory.js';
 import { native } from './native.js';
 import { hasDead, isAlive, isStopped, ownerPid } from './owners.js';
 import { resetRedoHalf } from './redo.js';
@@ -186,11 +188,16 @@ function beginEpoch(session: Session): number {
 /** The header copy of step 4. */
 function nextHeader(session: Session, epoch: number): { bytes: Uint8Array; offset: number } {
   const { fd, words } = session.memory;
-  const header = readHeader(fd, session.path, native.fileInfo(fd).size);
+  const extentCount = Atomics.load(words[0]!, R_EXTENT_COUNT_WORD);
+  const { size } = native.fileInfo(fd);
+  // Of what another program has cut off nothing becomes durable, though nobody may have touched it since.
+  session.memory.checkFaults();
+  if (size < extentCount * EXTENT_SIZE) throw truncated(session.path, size, extentCount * EXTENT_SIZE);
+  const header = readHeader(fd, session.path, size);
   header.sequence = (header.sequence + 1) | 0;
   header.durableEpoch = epoch;
   header.epoch = epoch + 1;
-  header.extentCount = Atomics.load(words[0]!, R_EXTENT_COUNT_WORD);
+  header.extentCount = extentCount;
   return { bytes: new Uint8Array(encodeHeader(header).buffer), offset: (header.sequence & 1) * HEADER_SIZE };
 }
 
@@ -277,7 +284,7 @@ export function checkpointNow(session: Session, target = currentEpoch(session)):
     if (tryLock(session)) {
       try {
         // Somebody's may have ended between the look at the epoch and the lock.
-        if (durableEpoch(session) >= target) return;
+        if (durableEpoch(session) >= target) break;
         const epoch = beginEpoch(session);
         drainNow(session, session.options.lockTimeout);
         syncNow(session, epoch);
@@ -289,6 +296,8 @@ export function checkpointNow(session: Session, target = currentEpoch(session)):
     const word = waitingWord(session, patience);
     if (word !== 0) native.futexWait(fixed.buffer as ArrayBuffer, LOCK_CHECKPOINT_WORD * 4, word, SLICE);
   }
+  // An epoch that was cut off looks durable.
+  session.memory.checkFaults();
 }
 
 /** The same, off the event loop. */
@@ -308,6 +317,7 @@ export async function checkpoint(session: Session): Promise<void> {
     }
     if (session.closed) throw closedError(session.path);
   }
+  session.memory.checkFaults();
 }
 
 /**

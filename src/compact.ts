@@ -52,6 +52,7 @@ export async function compactStore(session: Session, enter: () => void): Promise
   await reclaim();
   while (!makeHoles(session, heldBackExtents(session))) await breathe();
   if (session.options.durability !== 'none') await checkpoint(session);
+  session.memory.checkFaults();
   return { before, after: native.fileInfo(fd).allocated };
 }
 

@@ -276,6 +276,7 @@ export function setExpiry(session: Session, hash: number, keySize: number, expir
     throw error;
   }
   session.busy = false;
+  session.memory.checkFaults();
   return result;
 }
 

@@ -260,6 +260,43 @@ test.each([0, 4096, 65_536, 70_000, mib])(
   },
 );
 
+test.each([
+  ['the data file is cut to nothing', '', 0],
+  ['the data file is cut behind the root', '', 65_536],
+  ['the end of the data file is cut off', '', mib],
+  ['the control file is cut off', '.lock', 0],
+])('once %s nothing that writes or makes durable claims success', async (_name, file, size) => {
+  const path = freshPath();
+  const code = `
+    import { truncateSync } from 'node:fs';
+    import { open } from ${JSON.stringify(index)};
+    const answer = async (call, durability) => {
+      const own = path + durability + call.name;
+      const store = open(own, { durability, checkpointInterval: 3600000 });
+      for (let i = 0; i < 3000; i++) store.set('key ' + i, 'v'.repeat(1000));
+      truncateSync(own + file, size);
+      try {
+        const answer = await call(store);
+        return call.name + ' ' + answer;
+      } catch (error) {
+        return error.code;
+      } finally {
+        store.close();
+      }
+    };
+    const calls = [
+      function sync(store) { return store.sync(); },
+      function syncNow(store) { return store.syncNow(); },
+      function backup(store) { return store.backup(path + '.copy'); },
+      function touch(store) { for (let i = 0; i < 3000; i++) store.touch('key ' + i, 60000); },
+      function compact(store) { return store.compact(); },
+    ];
+    for (const call of calls) say(await answer(call, 'checkpoint'));
+    say(await answer(calls[3], 'none'));
+    process.exit(0);`;
+  expect(await run(code, { constants: { path, file, size } })).toEqual(new Array(6).fill('ERR_STORE_TRUNCATED'));
+});
+
 describe('a data file that is taken away while it is open', () => {
   const fillSome = (store: Store) => {
     for (let i = 0; i < 3000; i++) store.set(`key ${i}`, 'v'.repeat(1000));
