@@ -1,6 +1,7 @@
 /** Checks of the arguments that the Store's calls share, and the errors of its states. */
 import { type StoreError, storeError } from './errors.js';
 import { checkTTL } from './options.js';
+import { isWellFormed } from './text.js';
 import type { CheckOptions, IterationOptions, WriteOptions } from './types.js';
 
 export function ttlOf(options: WriteOptions | number): number | undefined {
@@ -14,6 +15,8 @@ export function iterationOf(options: IterationOptions | undefined): { prefix: Bu
   if (options !== undefined && (typeof options !== 'object' || options === null)) throw new TypeError('options must be an object');
   const { prefix, as = 'string' } = options ?? {};
   if (prefix !== undefined && typeof prefix !== 'string') throw new TypeError(`prefix must be a string, got ${typeof prefix}`);
+  // Its bytes would be those of another prefix.
+  if (prefix !== undefined && !isWellFormed(prefix)) throw new TypeError('prefix is not well-formed Unicode: it has a lone surrogate');
   if (as !== 'string' && as !== 'buffer') throw new TypeError(`as must be 'string' or 'buffer'`);
   return { prefix: prefix === undefined ? undefined : Buffer.from(prefix), as };
 }

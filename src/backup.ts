@@ -11,7 +11,7 @@
  */
 import { type BigIntStats, statSync } from 'node:fs';
 import { constants, copyFile, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
-import { basename, dirname, join, resolve } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { checkpoint, currentEpoch, durableEpoch } from './checkpoint.js';
 import { controlPath } from './control.js';
@@ -20,6 +20,7 @@ import { failpoint } from './failpoints.js';
 import { readHeader, writeHeader } from './header.js';
 import { O_PINNED_EPOCH_WORD, OWNER_SLOT_MASK, OWNER_WORDS, OWNERS_WORD } from './layout.js';
 import { native, OpenFlag } from './native.js';
+import { absolute } from './options.js';
 import { randomId } from './random.js';
 import { redoPath } from './redo-file.js';
 import type { Session } from './session.js';
@@ -28,11 +29,11 @@ import type { Session } from './session.js';
 export async function backupStore(session: Session, destination: string, enter: () => void): Promise<void> {
   if (typeof destination !== 'string') throw new TypeError(`destination must be a string, got ${typeof destination}`);
   if (destination === '' || destination.includes('\0')) throw new TypeError('destination must be a path');
-  if (isOwnFile(session, destination)) throw new RangeError('destination must not be the store itself, nor a file of it');
+  const target = absolute(destination);
+  if (isOwnFile(session, target)) throw new RangeError('destination must not be the store itself, nor a file of it');
   // Those who open the copy would look there for files of theirs.
-  if ([controlPath, redoPath].some((pathOf) => pathOf(resolve(destination)) === session.path))
+  if ([controlPath, redoPath].some((pathOf) => pathOf(target) === session.path))
     throw new RangeError('destination must not have a name that makes the store a file of it');
-  const target = resolve(destination);
   // One at a time: they would pin one epoch.
   const before = session.backingUp;
   const { promise, resolve: finish } = withResolvers();
@@ -122,7 +123,7 @@ function isOwnFile(session: Session, destination: string): boolean {
   const { device, inode } = native.fileInfo(session.memory.fd);
   if (there !== undefined && String(there.dev) === device && String(there.ino) === inode) return true;
   return [session.path, controlPath(session.path), redoPath(session.path)].some((own) => {
-    if (resolve(destination) === own) return true;
+    if (destination === own) return true;
     const found = there && statSync(own, { bigint: true, throwIfNoEntry: false });
     return found !== undefined && found.dev === there!.dev && found.ino === there!.ino;
   });

@@ -1,5 +1,6 @@
 /** What `open` takes: every option, its default, its range. Everything is checked here, before a file is touched. */
 import { basename, resolve } from 'node:path';
+import { fromSystemError } from './errors.js';
 import { EXTENT_SIZE, MAX_EXTENTS } from './layout.js';
 
 /** How much a power loss may take: see `StoreOptions.durability`. */
@@ -138,7 +139,7 @@ export function normalizeOptions(path: unknown, options: unknown = {}): Normaliz
   const given = options as Record<(typeof names)[number], unknown>;
   const readOnly = flag('readOnly', given.readOnly, false);
   const normalized: NormalizedOptions = {
-    path: resolve(path),
+    path: absolute(path),
     create: flag('create', given.create, true) && !readOnly,
     readOnly,
     mode: wholeNumber('mode', given.mode, 0o600, 0, 0o777),
@@ -155,6 +156,15 @@ export function normalizeOptions(path: unknown, options: unknown = {}): Normaliz
   if (normalized.maxSize > maxMaxSize) throw new RangeError(`maxSize must be at most ${maxMaxSize} bytes: maxSize=${normalized.maxSize}`);
   if (normalized.eviction === 'auto' && normalized.maxSize === 0) throw new TypeError("eviction: 'auto' needs maxSize");
   return normalized;
+}
+
+/** The path from the root; ERR_STORE_NOT_FOUND when it begins at a current folder that is no more. */
+export function absolute(path: string): string {
+  try {
+    return resolve(path);
+  } catch (error) {
+    throw fromSystemError(error, path, 'looking for the current folder');
+  }
 }
 
 /** A time to live in milliseconds: above 0 and finite. */

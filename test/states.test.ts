@@ -200,6 +200,8 @@ const wrong: [string, (store: Store) => unknown, typeof TypeError | typeof Range
   ['setMany of no pairs', (store) => store.setMany(['ab'] as never), TypeError],
   ['setMany of short pairs', (store) => store.setMany([['a']] as never), TypeError],
   ['keys with a number as prefix', (store) => store.keys({ prefix: 1 as never }), TypeError],
+  ['keys with half a character as prefix', (store) => store.keys({ prefix: 'a\ud83d' }), TypeError],
+  ['watch with half a character as prefix', (store) => store.watch({ prefix: 'a\ud83d' }), TypeError],
   ['keys as something else', (store) => store.keys({ as: 'text' as never }), TypeError],
   ['entries with text as options', (store) => store.entries('a' as never), TypeError],
   ['forEach without a function', (store) => store.forEach(undefined as never), TypeError],
@@ -394,6 +396,29 @@ test.each(unopenable)('%s cannot be opened, in either way, and is left as it was
   for (const options of [{}, { readOnly: true }, { create: false }]) {
     expect(thrownBy(() => open(path, options))).toMatchObject({ code, path, name: 'StoreError' });
   }
+});
+
+test('a relative path in a folder that is no more is ERR_STORE_NOT_FOUND', () => {
+  const folder = freshFolder();
+  const script = `
+    import { rmdirSync } from 'node:fs';
+    const { open } = await import(${JSON.stringify(index)});
+    const store = open(${JSON.stringify(join(folder, 'store'))});
+    process.chdir(${JSON.stringify(join(folder, 'gone'))});
+    rmdirSync(${JSON.stringify(join(folder, 'gone'))});
+    const answers = [];
+    for (const call of [() => open('store'), () => store.backup('copy')]) {
+      try {
+        await call();
+      } catch (error) {
+        answers.push(error.name + ' ' + error.code);
+      }
+    }
+    console.log(JSON.stringify(answers));`;
+  mkdirSync(join(folder, 'gone'));
+  const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' });
+  expect(stderr).toBe('');
+  expect(JSON.parse(stdout)).toEqual(['StoreError ERR_STORE_NOT_FOUND', 'StoreError ERR_STORE_NOT_FOUND']);
 });
 
 test('without the permission, a file cannot be written, read, or created', () => {
