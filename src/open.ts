@@ -3,7 +3,7 @@ import { cleanDead, leaveEpoch, makeSlots, settle } from './cleanup.js';
 import { isNamed, nameControl, openControl } from './control.js';
 import { publishCounts } from './counts.js';
 import { createStore, refuseRemote } from './create.js';
-import { fromSystemError, storeError, systemCode } from './errors.js';
+import { fromSystemError, StoreError, storeError, systemCode } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { currentBootId, type Header, readHeader, writeHeader } from './header.js';
 import {
@@ -25,6 +25,7 @@ import { type FileInfo, native, OpenFlag } from './native.js';
 import type { NormalizedOptions } from './options.js';
 import { claimOwner, releaseOwner } from './owners.js';
 import { type Decision, decide, isOpenedSince, recoverStore, recoveryProgress } from './recovery.js';
+import { flushRedo } from './redo.js';
 import { Redo } from './redo-capture.js';
 import { openRedoFile } from './redo-file.js';
 import { Session } from './session.js';
@@ -276,6 +277,15 @@ export function closeSession(session: Session): void {
   }
 }
 
+/** Closed by the iterator that setMany() reads: what that has written so far is made durable, or the call told that it is not. */
+function flushLeft(session: Session): void {
+  try {
+    flushRedo(session);
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+  }
+}
+
 function leave(session: Session, path: string): void {
   const { fd } = session.memory;
   let isHeld = false;
@@ -285,6 +295,7 @@ function leave(session: Session, path: string): void {
     publishCounts(session);
     endSweep(session);
     settle(session);
+    flushLeft(session);
     endCheckpoints(session);
     leaveEpoch(session, session.writeEpoch);
     isSettled = true;

@@ -16,6 +16,7 @@
  * The lock is no more than a hint about who syncs: a sync covers all ranges written before it, whoever does it. So a
  * leader that is killed or stopped delays the others by one slice, and they sync for themselves.
  */
+import { closedError } from './arguments.js';
 import { errnoName, StoreError, storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { checksumWords } from './hash.js';
@@ -166,7 +167,9 @@ export function relieveRedo(session: Session): void {
  */
 export function flushRedo(session: Session, hasWritten = true): void {
   const { redo } = session;
-  if (redo === null || session.closed || (redo.used === 0 && redo.owed === 0 && !redo.waiting && redo.batch < 0)) return;
+  if (redo === null || (redo.used === 0 && redo.owed === 0 && !redo.waiting && redo.batch < 0)) return;
+  // The close could not make it durable, and nobody else can.
+  if (session.closed) throw closedError(session.path);
   // Still set between calls: it was cut off, and may have left the lock taken.
   session.busy = true;
   try {

@@ -446,3 +446,20 @@ test('the log is made by the first open with durability sync, with the mode of t
   open(path, { durability: 'sync' }).close();
   expect(statSync(`${path}.redo`).mode & 0o777).toBe(statSync(path).mode & 0o777);
 });
+
+test('what setMany and deleteMany have done is durable also if the iterator that they read closes the store', async () => {
+  const { path, store, loss } = scene();
+  const options = { durability: 'sync', checkpointInterval: 3_600_000 } as const;
+  store.set('gone', 1);
+  const one = open(path, options);
+  one.setMany(closing(one, [['there', 1]]));
+  const other = open(path, options);
+  expect(other.deleteMany(closing(other, ['gone']))).toBe(1);
+  expect(await loss.recovered()).toEqual(contentOf(store));
+  expect(store.get('there')).toBe(1);
+});
+
+function* closing<T>(store: Store, items: T[]): Generator<T> {
+  yield* items;
+  store.close();
+}
