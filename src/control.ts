@@ -95,8 +95,13 @@ function isOurs(fd: number, size: number): boolean {
 
 /** Does the path lead to this data file? Not if another one has taken the name since it was opened. */
 export function isNamed(path: string, file: { device: bigint | string; inode: bigint | string }): boolean {
-  const there = statSync(path, { bigint: true, throwIfNoEntry: false });
-  return there !== undefined && there.dev === BigInt(file.device) && there.ino === BigInt(file.inode);
+  try {
+    const there = statSync(path, { bigint: true, throwIfNoEntry: false });
+    return there !== undefined && there.dev === BigInt(file.device) && there.ino === BigInt(file.inode);
+  } catch {
+    // Nobody can tell.
+    return true;
+  }
 }
 
 /** Of making a new file: each further one means that somebody with another data file was quicker. */
@@ -158,8 +163,8 @@ export function openControl(path: string, header: Header, extents: number, mode:
     }
     // Whoever else has it has another data file open, which had the name before (a backup or mv took it): what they go on
     // to store there, epochs and locks, must not be taken for this store's. Theirs lives on without a name.
-    for (let tries = 0; !native.tryLock(fd, OWNER_LOCK_BYTE, 1, true) && tries < TRIES; tries++) {
-      if (!isNamed(path, header))
+    for (let tries = 0; !native.tryLock(fd, OWNER_LOCK_BYTE, 1, true); tries++) {
+      if (tries === TRIES || !isNamed(path, header))
         throw storeError('ERR_STORE_CORRUPT', path, 'another store took its place while it was opened', { control: name }, 'try again');
       native.closeFile(fd);
       fd = -1;

@@ -143,8 +143,8 @@ export function openRedoFile(path: string, data: Header, controlId: string, mode
     // the log: theirs lives on without a name. The new one is ours alone, too, until it has a header: yet another data file
     // may take the name meanwhile.
     let isTaken = false;
-    for (let tries = 0; !native.tryLock(fd, REDO_LOCK_BYTE, 1, true) && tries < TRIES; tries++) {
-      if (!isNamed(path, data))
+    for (let tries = 0; !native.tryLock(fd, REDO_LOCK_BYTE, 1, true); tries++) {
+      if (tries === TRIES || !isNamed(path, data))
         throw storeError('ERR_STORE_CORRUPT', path, 'another store took its place while it was opened', { log: name }, 'try again');
       isTaken = true;
       native.closeFile(fd);
