@@ -9,13 +9,14 @@
  *   4. write the copy's header: D, not clean, an id of its own;
  *   5. recover the copy in a worker thread, which closes it clean, and let it take the destination's name.
  */
-import { type BigIntStats, statSync } from 'node:fs';
+import { type BigIntStats, lstatSync, type Stats, statSync } from 'node:fs';
 import { constants, copyFile, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
+import type { Told } from './backup-worker.js';
 import { checkpoint, currentEpoch, durableEpoch } from './checkpoint.js';
 import { controlPath } from './control.js';
-import { fromSystemError, StoreError, type StoreErrorCode } from './errors.js';
+import { fromSystemError, storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { readHeader, writeHeader } from './header.js';
 import { O_PINNED_EPOCH_WORD, OWNER_SLOT_MASK, OWNER_WORDS, OWNERS_WORD } from './layout.js';
@@ -34,6 +35,7 @@ export async function backupStore(session: Session, destination: string, enter: 
   // Those who open the copy would look there for files of theirs.
   if ([controlPath, redoPath].some((pathOf) => pathOf(target) === session.path))
     throw new RangeError('destination must not have a name that makes the store a file of it');
+  refuseOtherKinds(target);
   // One at a time: they would pin one epoch.
   const before = session.backingUp;
   const { promise, resolve: finish } = withResolvers();
@@ -68,7 +70,9 @@ async function copyTo(session: Session, target: string, enter: () => void): Prom
     const copy = join(folder, 'copy');
     await copyCheckpoint(session, copy, enter);
     if (failpoint !== null) failpoint('backup.copied');
-    await recoverCopy(copy);
+    await recoverCopy(session, copy).catch((error: unknown) => {
+      throw isOfThread(error) ? noThread(target, error) : error;
+    });
     if (failpoint !== null) failpoint('backup.recovered');
     await rm(controlPath(copy), { force: true });
     // The redo log of a store that had the name before stays: it says nothing of this one, which has another id.
@@ -80,8 +84,10 @@ async function copyTo(session: Session, target: string, enter: () => void): Prom
     enter();
     throw fromSystemError(error, target, 'writing the backup');
   } finally {
-    await rm(folder, { recursive: true, force: true });
+    // Before the removal, which takes a descriptor itself.
     if (lock >= 0) native.closeFile(lock);
+    // The copy is there, or why it is not is being told: what is left of the folder the next backup removes.
+    await rm(folder, { recursive: true, force: true }).catch(() => {});
   }
 }
 
@@ -109,6 +115,26 @@ async function removeLeftovers(target: string): Promise<void> {
     } finally {
       if (lock >= 0) native.closeFile(lock);
     }
+  }
+}
+
+/** A copy takes the place of a file alone: not of a device, a pipe or a link, and of a folder it could not. */
+function refuseOtherKinds(target: string): void {
+  let there: Stats | undefined;
+  try {
+    there = lstatSync(target, { throwIfNoEntry: false });
+  } catch (error) {
+    throw fromSystemError(error, target, 'looking at the destination');
+  }
+  if (there?.isFile() === false) {
+    const kind = there.isDirectory() ? 'directory' : there.isSymbolicLink() ? 'symbolic link' : 'other';
+    throw storeError(
+      'ERR_STORE_NOT_A_STORE',
+      target,
+      'the destination is not a regular file',
+      { kind },
+      'name another one; it was left as it is',
+    );
   }
 }
 
@@ -171,12 +197,36 @@ async function copyCheckpoint(session: Session, copy: string, enter: () => void)
 }
 
 /** Off the event loop: it takes as long as reading all of it. */
-function recoverCopy(copy: string): Promise<void> {
+function recoverCopy(session: Session, copy: string): Promise<void> {
   return new Promise((done, failed) => {
     // Without what this process was started with: --input-type, say, is refused for a file.
     const worker = new Worker(new URL('./backup-worker.js', import.meta.url), { workerData: copy, execArgv: [] });
-    worker.on('message', ({ code, message }: { code: StoreErrorCode; message: string }) => failed(new StoreError(code, message)));
+    worker.on('message', (told: Told) => failed(failureOf(session, told)));
     worker.on('error', failed);
     worker.on('exit', () => done());
   });
+}
+
+/** What Node says of a thread that cannot be begun, or that finds no memory. */
+function isOfThread(error: unknown): boolean {
+  const { code } = error as { code?: unknown };
+  return code === 'ERR_WORKER_INIT_FAILED' || code === 'ERR_WORKER_OUT_OF_MEMORY';
+}
+
+function noThread(target: string, cause: unknown): Error {
+  const what = 'the system gives the thread that recovers the copy too few descriptors or too little memory';
+  return storeError('ERR_STORE_NO_MEMORY', target, what, {}, 'raise the limit (ulimit -n, ulimit -u, ulimit -v)', cause);
+}
+
+/** Nobody finds the copy any more: what the system refused is told of the destination, and what is damaged of the store. */
+function failureOf(session: Session, { code, message, facts, system }: Told): Error {
+  if (system !== undefined) return Object.assign(new Error(system.message), system);
+  return storeError(
+    code,
+    session.path,
+    'the store cannot be backed up: its copy cannot be recovered',
+    facts,
+    'run "mmapkv check" on it and restore it from a backup, or save what is good with "mmapkv export --salvage"',
+    new Error(message),
+  );
 }

@@ -1,7 +1,19 @@
 /** backup() while others write, and compact(). */
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { copyFileSync, existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { open, StoreError } from '../dist/index.js';
@@ -121,6 +133,44 @@ test('a backup takes the place of a file, and refuses the store itself and what 
   await expect(store.backup(undefined as unknown as string)).rejects.toThrow(TypeError);
   store.close();
   await expect(store.backup(target)).rejects.toThrow(StoreError);
+});
+
+test('a backup leaves alone what is no file: it took the place of pipes, devices and links', async () => {
+  const folder = freshFolder();
+  const store = open(join(folder, 'store'));
+  writeFileSync(join(folder, 'file'), 'of somebody');
+  execFileSync('mkfifo', [join(folder, 'pipe')]);
+  mkdirSync(join(folder, 'folder'));
+  symlinkSync('file', join(folder, 'link'));
+  symlinkSync('nothing', join(folder, 'dangling'));
+  for (const name of ['pipe', 'folder', 'link', 'dangling']) {
+    const path = join(folder, name);
+    const before = lstatSync(path, { bigint: true });
+    await expect(store.backup(path), name).rejects.toMatchObject({ code: 'ERR_STORE_NOT_A_STORE', path });
+    expect(lstatSync(path, { bigint: true }).ino, name).toBe(before.ino);
+  }
+  expect(readFileSync(join(folder, 'file'), 'utf8')).toBe('of somebody');
+  expect(readdirSync(folder).filter((name) => name.startsWith('.'))).toEqual([]);
+  store.close();
+});
+
+test('a backup of a damaged store says that the store is damaged, and where; it named a copy that nobody finds', async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const filled = open(path);
+  for (let i = 0; i < 1000; i++) filled.set(`key ${i}`, `value ${i}.`);
+  filled.close();
+  const bytes = readFileSync(path);
+  bytes[bytes.indexOf('value 77.')] = 0x56;
+  writeFileSync(path, bytes);
+  const store = open(path);
+  const error = await store.backup(join(folder, 'backup')).catch((thrown: unknown) => thrown);
+  expect(error).toBeInstanceOf(StoreError);
+  expect(error).toMatchObject({ code: 'ERR_STORE_CORRUPT', path, extent: expect.any(Number), segment: expect.any(Number) });
+  expect((error as Error).message).toMatch(/path=.*extent=\d+.*; run "mmapkv check"/);
+  expect((error as Error).message).not.toContain('.backup-');
+  expect(readdirSync(folder).sort()).toEqual(['store', 'store.lock']);
+  store.close();
 });
 
 test('compact has room for its copies in a store that is full: what the copies before them have freed', async () => {

@@ -38,7 +38,7 @@ export const compact: Command = {
 export const backup: Command = {
   name: 'backup',
   about: 'write a consistent copy of a store, also while others use it',
-  details: 'The copy is there whole or not at all, and can be opened at once. A file that has the name is replaced.',
+  details: 'The copy is there whole or not at all, and can be opened at once. A file that has the name is replaced, and nothing else.',
   words: [storeWord, ['<dest>', 'path of the copy']],
   options: [],
   run([path, destination]) {

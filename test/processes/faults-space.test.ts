@@ -21,7 +21,11 @@ describe('a backup', () => {
       await one.value('fill', 'key', 100, 1000, 'first');
       faults.arm();
       const code = rules.startsWith('fdatasync') ? 'ERR_STORE_SYNC_FAILED' : expect.stringMatching(/^ERR_STORE_/);
-      expect(await one.call('backup', `${folder}/backup`)).toMatchObject({ code });
+      // Told of the destination: nobody finds what the copy was called.
+      const told = await one.call('backup', `${folder}/backup`);
+      expect(told).toMatchObject({ code, path: `${folder}/backup`, errno: /=(E[A-Z]+)@/.exec(rules)![1] });
+      expect(told.cause).toMatchObject({ code: told.errno, syscall: told.syscall });
+      expect(told.text).not.toContain('.backup-');
       expect(faults.failed).toHaveLength(1);
       expect(readdirSync(folder)).toEqual([]);
       await one.value('syncNow');
@@ -32,6 +36,26 @@ describe('a backup', () => {
       expect(copy.stats().recovery).toBe(undefined);
     },
   );
+
+  test('that finds few descriptors says so, and leaves nothing: the removal of its folder failed in place of it', async () => {
+    const path = freshPath();
+    const folder = freshFolder();
+    const one = await Caller.start(path, { shell: 'ulimit -n 100; exec "$@"' });
+    await one.value('set', 'key', 'value');
+    expect(await one.value('take descriptors')).toBe('EMFILE');
+    const ends = new Set<string>();
+    for (let free = 0; free < 8; free++) {
+      const told = await one.call('backup', `${folder}/backup`);
+      ends.add(told.code ?? 'done');
+      expect(
+        readdirSync(folder).filter((name) => name.startsWith('.')),
+        `with ${free} descriptors`,
+      ).toEqual([]);
+      await one.value('give a descriptor back');
+    }
+    expect([...ends]).toEqual(['ERR_STORE_NO_MEMORY']);
+    await one.value('give descriptors back');
+  });
 
   test('of a store whose sync has failed is refused', async () => {
     const path = freshPath();

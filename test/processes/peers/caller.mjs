@@ -40,6 +40,7 @@ const words = {
       return code;
     }
   },
+  'give a descriptor back': () => closeSync(taken.pop()),
   'give descriptors back': () => {
     for (const fd of taken.splice(0)) closeSync(fd);
   },
@@ -58,8 +59,8 @@ for (let message = await hear(); message !== undefined; message = await hear()) 
     const value = await (word in words ? words[word](...args) : store[word](...args));
     say({ value: value === store ? null : (value ?? null) });
   } catch (error) {
-    const { name, code, message: text, errno, cause } = error;
-    say({ name, code, text, errno, cause: cause && { code: cause.code, syscall: cause.syscall } });
+    const { name, code, path, message: text, errno, syscall, cause } = error;
+    say({ name, code, path, text, errno, syscall, cause: cause && { code: cause.code, syscall: cause.syscall } });
   }
 }
 store?.close();
