@@ -223,7 +223,11 @@ describe('export --salvage', () => {
     expect(found.has(Buffer.from('key 77').toString('hex'))).toBe(false);
     expect((await folder.run('export', 's', '--salvage', '--prefix', 'key 49')).out.trimEnd().split('\n')).toHaveLength(11);
     expect(await folder.run('export', 's', '--doubtful')).toMatchObject({ code: 2 });
-    expect(await folder.run('export', 'absent', '--salvage')).toMatchObject({ code: 3, err: failure('ERR_STORE_NOT_FOUND') });
+    const absent = await folder.run('export', 'absent', '--salvage');
+    expect(absent).toMatchObject({ code: 3, err: failure('ERR_STORE_NOT_FOUND') });
+    // In whatever folder the message is read.
+    expect(absent.err).toContain(`path=${folder.file('absent')}`);
+    expect(await folder.run('export', '', '--salvage')).toMatchObject({ code: 2 });
   });
 
   test('leaves FILE alone when there is nothing to read', async () => {

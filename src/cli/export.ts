@@ -1,6 +1,7 @@
 /** mmapkv export: every entry as a line that import takes back. */
 import { closeSync, openSync, statSync } from 'node:fs';
 import { isStackOverflow, TooDeep } from '../clone.js';
+import { absolute } from '../options.js';
 import { type SalvageReport, salvage } from '../salvage.js';
 import type { Store } from '../store.js';
 import type { Entry } from '../types.js';
@@ -41,7 +42,10 @@ Other processes may go on writing: an entry that is there all the time comes exa
 /** Problems that are shown one by one. */
 const MOST_SHOWN = 50;
 
-async function salvageTo(path: string, file: string | undefined, prefix: string | undefined, doubtful: boolean): Promise<number> {
+async function salvageTo(given: string, file: string | undefined, prefix: string | undefined, doubtful: boolean): Promise<number> {
+  if (given === '') throw new UsageError('path must not be empty');
+  // As errors of an open name it.
+  const path = absolute(given);
   let report: SalvageReport | undefined;
   const start = prefix === undefined ? undefined : Buffer.from(prefix);
   let progress: Progress | undefined;
