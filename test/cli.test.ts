@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { open } from '../dist/index.js';
 import { H_SEQUENCE_WORD, HEADER_SIZE } from '../dist/layout.js';
@@ -480,7 +480,11 @@ describe('stat and check', () => {
     expect(report.ok).toBe(false);
     expect(report.problems[0]).toMatchObject({ code: expect.any(String), message: expect.any(String) });
     expect(readFileSync(path).equals(bytes)).toBe(true);
+    // A reader that has gone does not make it a good one.
+    for (const line of ['check s', 'check s --json'])
+      expect((await folder.shell(`(sleep 0.2; "$M" ${line}; echo $? >&2) | true`)).err, line).toBe('4\n');
     truncateSync(path, 100_000);
+    expect((await folder.shell('(sleep 0.2; "$M" check s --json; echo $? >&2) | true')).err).toMatch(/TRUNCATED.*\n4\n$/);
     expect(await folder.run('check', 's')).toMatchObject({ code: 4, err: failure('ERR_STORE_TRUNCATED') });
     expect(await folder.run('get', 's', 'key-1')).toMatchObject({ code: 3, err: failure('ERR_STORE_TRUNCATED') });
   });
@@ -540,6 +544,43 @@ describe('stores that cannot be used', () => {
     expect(readFileSync(file('text'), 'utf8')).toBe('no store at all\n'.repeat(1000));
     expect(await run('get', '', 'k')).toMatchObject({ code: 2, err: usage });
     expect(await run('put', 's', 'k'.repeat(20_000), 'v')).toMatchObject({ code: 3, err: failure('ERR_STORE_KEY_TOO_LARGE') });
+  });
+
+  test('what check and stat say is on one line, and does nothing to a terminal, whatever the name', async () => {
+    const { run, file } = newFolder();
+    const name = 'a\nb\x1b[31m';
+    const store = open(file(name), { checkpointInterval: 3_600_000 });
+    copyFileSync(file(name), file(`${name} 2`));
+    store.close();
+    const stat = await run('stat', name);
+    expect(stat).toMatchObject({ code: 0, out: expect.stringMatching(/^path +\S+a\\x0ab\\x1b\[31m\nentries /) });
+    const check = await run('check', `${name} 2`);
+    expect(check).toMatchObject({ code: 0, err: expect.stringMatching(/^mmapkv: recovered [\x20-\x7e]+\n$/) });
+    truncateSync(file(name), 100_000);
+    expect(await run('check', name)).toMatchObject({ code: 4, err: failure('ERR_STORE_TRUNCATED') });
+    expect((await run('check', name)).err).toMatch(/^[\x20-\x7e]+\n$/);
+  });
+
+  test('who may only read a store that needs a recovery is told that, not that a write was refused', async (context) => {
+    const folder = newFolder();
+    const store = open(newStore(folder, [['k', 'v']]));
+    copyFileSync(folder.file('s'), folder.file('copy'));
+    store.close();
+    const user = process.getuid!() === 0 ? { uid: 65_534 } : {};
+    chmodSync(folder.file('copy'), 0o444);
+    chmodSync(folder.path, 0o555);
+    const probe = await finished(folder.start('cat', [bin, bin.replace('bin/mmapkv.js', 'build/Release/mmapkv.node')], user));
+    if (probe.code !== 0) context.skip('the other user cannot read this checkout');
+    for (const args of [
+      ['get', 'copy', 'k'],
+      ['stat', 'copy'],
+      ['export', 'copy'],
+    ]) {
+      const { code, err } = await folder.runWith(user, ...args);
+      expect({ code, err }).toEqual({ code: 3, err: failure('ERR_STORE_NEEDS_RECOVERY') });
+      expect(err).toMatch(/errno=EACCES.*--salvage/);
+    }
+    expect(await folder.runWith(user, 'export', 'copy', '--salvage')).toMatchObject({ code: 0, out: '{"key":"k","value":"v"}\n' });
   });
 
   test('the store of another user can be read with the right to read, and no more', async (context) => {

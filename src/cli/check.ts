@@ -9,7 +9,7 @@
 import { chmodSync, closeSync, constants, copyFileSync, mkdtempSync, openSync, readSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
-import { fromSystemError, StoreError } from '../errors.js';
+import { fromSystemError, StoreError, systemCode } from '../errors.js';
 import { damagedCopies, newestHeader, readHeader, writeHeader } from '../header.js';
 import { HEADER_SIZE } from '../layout.js';
 import { native, OpenFlag } from '../native.js';
@@ -18,7 +18,7 @@ import { type CheckReport, type Problem, placeIn } from '../report.js';
 import { open, type Store } from '../store.js';
 import type { Recovery } from '../types.js';
 import { type Command, Exit, storeWord } from './command.js';
-import { writeError, writeOut } from './output.js';
+import { printable, writeError, writeOut } from './output.js';
 import { showProgress } from './progress.js';
 import { describeRecovery, needsRecovery } from './stores.js';
 
@@ -37,17 +37,25 @@ export const check: Command = {
     } catch (error) {
       if (!isDamage(error)) throw error;
       report = { ok: false, entries: 0, segments: 0, problems: [], omitted: 0 };
-      if (options['json'] === true)
-        writeOut(`${JSON.stringify({ ...report, problems: [{ code: error.code, message: error.message }] })}\n`);
-      writeError(`mmapkv: ${error.code}: ${error.message}\n`);
+      writeError(`mmapkv: ${error.code}: ${printable(error.message)}\n`);
+      if (options['json'] === true) tell(`${JSON.stringify({ ...report, problems: [{ code: error.code, message: error.message }] })}\n`);
       return Exit.problems;
     } finally {
       progress.stop();
     }
-    writeOut(options['json'] === true ? `${JSON.stringify(report)}\n` : describe(report));
+    tell(options['json'] === true ? `${JSON.stringify(report)}\n` : describe(report));
     return report.ok ? Exit.done : Exit.problems;
   },
 };
+
+/** A reader that has seen enough (head -1, grep -q) does not make a damaged store a good one: the exit code says it all the same. */
+function tell(text: string): void {
+  try {
+    writeOut(text);
+  } catch (error) {
+    if (systemCode(error) !== 'EPIPE') throw error;
+  }
+}
 
 async function checkPath(path: string, onProgress: (share: number) => void): Promise<CheckReport> {
   let first: Store;
@@ -90,7 +98,7 @@ async function checkRecovered(path: string, onProgress: (share: number) => void)
   const copy = join(folder, basename(path));
   const lost = damagedHeaders(path);
   const { ended } = recoveryProgress;
-  recoveryProgress.ended = (_, recovery: Recovery) => writeError(`mmapkv: ${describeRecovery(`a copy of ${path}`, recovery)}\n`);
+  recoveryProgress.ended = (_, recovery: Recovery) => writeError(`mmapkv: ${printable(describeRecovery(`a copy of ${path}`, recovery))}\n`);
   try {
     copyStore(path, copy);
     const store = open(copy, { create: false });

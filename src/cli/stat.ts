@@ -1,7 +1,7 @@
 /** mmapkv stat: numbers about a store. */
 import type { StoreStats } from '../stats.js';
 import { type Command, Exit, storeWord } from './command.js';
-import { writeOut } from './output.js';
+import { printable, writeOut } from './output.js';
 import { reading } from './stores.js';
 
 export const stat: Command = {
@@ -43,7 +43,7 @@ function table(path: string, stats: StoreStats): string {
   const share = (bytes: number) => `${bytesText(bytes)}, ${((100 * bytes) / stats.fileSize).toFixed(1)} % of the file`;
   const { total } = stats;
   const rows: [string, string][] = [
-    ['path', path],
+    ['path', printable(path)],
     ['entries', count(stats.entries)],
     ['file size', `${bytesText(stats.fileSize)} (${bytesText(stats.allocatedSize)} on disk)`],
     ['maximum', stats.maxSize === undefined ? 'none' : bytesText(stats.maxSize)],

@@ -1,5 +1,5 @@
 /** How commands open stores: reading ones never create, and ask for no more than the right to read. */
-import { StoreError } from '../errors.js';
+import { StoreError, storeError } from '../errors.js';
 import { recoveryProgress } from '../recovery.js';
 import { open, type Store } from '../store.js';
 import type { Recovery } from '../types.js';
@@ -20,7 +20,7 @@ export function describeRecovery(path: string, { outcome, epoch, entries, droppe
   return `recovered ${path} to checkpoint ${epoch}: ${notes.join(', ')}`;
 }
 
-export function needsRecovery(error: unknown): boolean {
+export function needsRecovery(error: unknown): error is StoreError {
   return error instanceof StoreError && error.code === 'ERR_STORE_NEEDS_RECOVERY';
 }
 
@@ -30,7 +30,25 @@ export function openToRead(path: string): Store {
     return open(path, { readOnly: true });
   } catch (error) {
     if (!needsRecovery(error)) throw error;
+    return openToRecover(path, error);
+  }
+}
+
+/** Who may only read is told what the store needs: that a write was refused, which nobody had asked for, says nothing. */
+function openToRecover(path: string, needed: StoreError): Store {
+  try {
     return open(path, { create: false });
+  } catch (error) {
+    if (!(error instanceof StoreError) || error.code !== 'ERR_STORE_PERMISSION') throw error;
+    throw storeError(
+      needed.code,
+      needed.path,
+      'the store must be recovered, since it was not closed before a reboot or is a copy of one in use, and may not be written here',
+      // What the system said, and to what.
+      { syscall: (error as { syscall?: string }).syscall, errno: (error as { errno?: string }).errno },
+      'let "mmapkv stat" recover it where it may be written, or read it with "mmapkv export --salvage"',
+      error.cause,
+    );
   }
 }
 
