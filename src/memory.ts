@@ -139,13 +139,18 @@ export class Memory {
   }
 
   faultError(): Error {
-    let size = -1;
-    try {
-      size = native.fileInfo(this.fd).size;
-    } catch {
-      // The fact is missing from the message, no more.
+    const { path } = this;
+    const file = sizeOf(this.fd);
+    const header = this.limit * EXTENT_SIZE;
+    if (file !== undefined && file < header) return truncated(path, file, header);
+    // Long enough by now, so it is something else: the disk, a file that was cut and grew again, or the other file.
+    if (this.dataFaults.some((words) => words[0] !== 0)) {
+      const remedy = 'look at the disk; close the store and restore it from a backup, or save what is left with "mmapkv export --salvage"';
+      return storeError('ERR_STORE_TRUNCATED', path, 'a page of the file could not be read', { file, header }, remedy);
     }
-    return truncated(this.path, size, this.limit * EXTENT_SIZE);
+    const what = 'the control file (.lock) was cut off, or a page of it could not be read';
+    const remedy = 'close the store everywhere: the next open makes a new one';
+    return storeError('ERR_STORE_TRUNCATED', path, what, { control: sizeOf(this.controlFd) }, remedy);
   }
 
   /** Detaches every view, then unmaps: a use after this reads nothing instead of crashing. */
@@ -160,6 +165,15 @@ export class Memory {
     this.dataFaults = [];
     this.fixed = new Int32Array(0);
     this.limit = 0;
+  }
+}
+
+/** undefined: the fact is missing from a message, no more. */
+function sizeOf(fd: number): number | undefined {
+  try {
+    return native.fileInfo(fd).size;
+  } catch {
+    return undefined;
   }
 }
 

@@ -297,6 +297,48 @@ test.each([
   expect(await run(code, { constants: { path, file, size } })).toEqual(new Array(6).fill('ERR_STORE_TRUNCATED'));
 });
 
+test('what was cut off is named: of a control file the data file was said to be shorter than itself', async () => {
+  const code = `
+    import { truncateSync } from 'node:fs';
+    import { open } from ${JSON.stringify(index)};
+    for (const [name, cut, grown] of [['.lock', 0], ['.lock', 100], ['.lock', 8192], ['', 65536], ['', 65536, 2 ** 22]]) {
+      const own = path + ' ' + name + cut + grown;
+      const store = open(own);
+      for (let i = 0; i < 100; i++) store.set('key ' + i, 'value');
+      const cutFile = () => {
+        truncateSync(own + name, cut);
+        if (grown !== undefined) truncateSync(own + name, grown);
+      };
+      cutFile();
+      let told;
+      try {
+        for (let i = 0; i < 100; i++) store.set('key ' + i, 'value');
+      } catch ({ code, message, control, file, header }) {
+        told = { code, message, control, file, header };
+      }
+      store.close();
+      let left;
+      if (name === '.lock') {
+        const again = open(own);
+        left = [again.size, (await again.check()).ok];
+        again.close();
+      }
+      say({ ...told, left });
+    }
+    process.exit(0);`;
+  const control = (size: number) => ({
+    code: 'ERR_STORE_TRUNCATED',
+    message: expect.stringMatching(`^the control file \\(\\.lock\\) was cut off.*control=${size}; .*the next open`),
+    control: size,
+    left: [100, true],
+  });
+  const said = await run(code, { constants: { path: freshPath() } });
+  expect(said.slice(0, 3)).toEqual([control(0), control(100), control(8192)]);
+  expect(said[3]).toMatchObject({ code: 'ERR_STORE_TRUNCATED', message: expect.stringMatching(/^the file is shorter/), file: 65_536 });
+  expect(said[4]).toMatchObject({ code: expect.stringMatching(/^ERR_STORE_(TRUNCATED|CORRUPT)$/) });
+  expect(said[4]).not.toMatchObject({ message: expect.stringMatching(/is shorter/) });
+});
+
 describe('a data file that is taken away while it is open', () => {
   const fillSome = (store: Store) => {
     for (let i = 0; i < 3000; i++) store.set(`key ${i}`, 'v'.repeat(1000));
