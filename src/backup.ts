@@ -58,14 +58,13 @@ function withResolvers(): { promise: Promise<void>; resolve: () => void } {
 }
 
 async function copyTo(session: Session, target: string, enter: () => void): Promise<void> {
-  await removeLeftovers(target);
+  await removeLeftovers(leftoverPrefix(target));
   const folder = await mkdtemp(leftoverPrefix(target)).catch((error: unknown) => {
     throw fromSystemError(error, target, 'making a folder for the copy');
   });
   let lock = -1;
   try {
-    lock = native.openFile(join(folder, LOCK_NAME), OpenFlag.write | OpenFlag.create, 0o600);
-    native.tryLock(lock, 0, 1, true);
+    lock = lockFolder(folder);
     if (failpoint !== null) failpoint('backup.begun');
     const copy = join(folder, 'copy');
     await copyCheckpoint(session, copy, enter);
@@ -94,19 +93,30 @@ async function copyTo(session: Session, target: string, enter: () => void): Prom
 /** In the folder of a copy that is being made: locked for as long as its maker lives. */
 const LOCK_NAME = 'lock';
 
+/** Says that the maker of what is in the folder lives; closing the descriptor says that it is done. */
+export function lockFolder(folder: string): number {
+  const lock = native.openFile(join(folder, LOCK_NAME), OpenFlag.write | OpenFlag.create, 0o600);
+  native.tryLock(lock, 0, 1, true);
+  return lock;
+}
+
 function leftoverPrefix(target: string): string {
   return join(dirname(target), `.${basename(target)}-`);
 }
 
-/** Removes the folders of copies for the same destination whose makers died. What cannot be removed is no reason to fail. */
-async function removeLeftovers(target: string): Promise<void> {
-  const prefix = basename(leftoverPrefix(target));
-  const names = await readdir(dirname(target)).catch((): string[] => []);
+/**
+ * Removes the folders whose makers died: PREFIX and six characters; with `uid` those of this user alone, for a place where anybody
+ * may make folders. What cannot be removed is no reason to fail.
+ */
+export async function removeLeftovers(prefix: string, uid?: number): Promise<void> {
+  const start = basename(prefix);
+  const names = await readdir(dirname(prefix)).catch((): string[] => []);
   for (const name of names) {
-    if (!name.startsWith(prefix) || name.length !== prefix.length + 6) continue;
-    const folder = join(dirname(target), name);
+    if (!name.startsWith(start) || name.length !== start.length + 6) continue;
+    const folder = join(dirname(prefix), name);
     let lock = -1;
     try {
+      if (uid !== undefined && lstatSync(folder).uid !== uid) continue;
       // (One that has no lock yet is somebody's who has just begun.)
       lock = native.openFile(join(folder, LOCK_NAME), OpenFlag.write, 0);
       if (native.tryLock(lock, 0, 1, true)) await rm(folder, { recursive: true, force: true });

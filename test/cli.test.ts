@@ -1,8 +1,10 @@
 import { once } from 'node:events';
 import { chmodSync, copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
-import { describe, expect, test } from 'vitest';
+import { join } from 'node:path';
+import { describe, expect, onTestFinished, test } from 'vitest';
 import { open } from '../dist/index.js';
 import { H_SEQUENCE_WORD, HEADER_SIZE } from '../dist/layout.js';
+import { native, OpenFlag } from '../dist/native.js';
 import { bin, type Folder, finished, newFolder } from './support/cli.js';
 import { eventFacts, quiet } from './support/events.js';
 import { until } from './support/processes.js';
@@ -647,6 +649,23 @@ test('check leaves a store that needs a recovery as it is, and checks what a rec
   const { code, out } = await folder.run('check', '--json', 'copy');
   expect(code).toBe(4);
   expect(JSON.parse(out)).toMatchObject({ ok: false, entries: 1, problems: [{ code: 'HEADER', address: older }] });
+});
+
+test('check removes what a check that was killed has left of its copy, and nothing of one that is at work', async () => {
+  const folder = newFolder();
+  const store = open(newStore(folder, [['k', 'v']]));
+  copyFileSync(folder.file('s'), folder.file('copy'));
+  store.close();
+  const names = ['mmapkv-check-killed', 'mmapkv-check-atwork', 'mmapkv-check-begins', 'mmapkv-check-other-one'];
+  for (const name of names) mkdirSync(folder.file(join('tmp', name)), { recursive: true });
+  for (const name of names) if (!name.endsWith('begins')) writeFileSync(folder.file(join('tmp', name, 'lock')), '');
+  writeFileSync(folder.file('tmp/mmapkv-check-killed/copy'), 'as large as a store');
+  const lock = native.openFile(folder.file('tmp/mmapkv-check-atwork/lock'), OpenFlag.write, 0);
+  onTestFinished(() => native.closeFile(lock));
+  native.tryLock(lock, 0, 1, true);
+  const env = { ...process.env, TMPDIR: folder.file('tmp') };
+  expect(await folder.runWith({ env }, 'check', 'copy')).toMatchObject({ code: 0, out: expect.stringMatching(/^ok: 1 entries/) });
+  expect(readdirSync(folder.file('tmp')).sort()).toEqual(names.slice(1).sort());
 });
 
 test('stat says what it can of a store in the place of whose control file is something else', async () => {

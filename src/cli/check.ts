@@ -8,7 +8,8 @@
  */
 import { chmodSync, closeSync, constants, copyFileSync, mkdtempSync, openSync, readSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
+import { lockFolder, removeLeftovers } from '../backup.js';
 import { fromSystemError, StoreError, systemCode } from '../errors.js';
 import { damagedCopies, newestHeader, readHeader, writeHeader } from '../header.js';
 import { HEADER_SIZE } from '../layout.js';
@@ -90,16 +91,21 @@ async function checkPath(path: string, onProgress: (share: number) => void): Pro
 /** Checks what a recovery makes of the store, on a copy. */
 async function checkRecovered(path: string, onProgress: (share: number) => void): Promise<CheckReport> {
   let folder: string;
+  const prefix = join(tmpdir(), 'mmapkv-check-');
+  // Ctrl-C ends a check at once, and its copy is as large as the store.
+  await removeLeftovers(prefix, process.getuid!());
   try {
-    folder = mkdtempSync(join(tmpdir(), 'mmapkv-check-'));
+    folder = mkdtempSync(prefix);
   } catch (error) {
     throw fromSystemError(error, tmpdir(), `making a folder for a copy of ${path}, see TMPDIR`);
   }
-  const copy = join(folder, basename(path));
+  const copy = join(folder, 'copy');
+  let lock = -1;
   const lost = damagedHeaders(path);
   const { ended } = recoveryProgress;
   recoveryProgress.ended = (_, recovery: Recovery) => writeError(`mmapkv: ${printable(describeRecovery(`a copy of ${path}`, recovery))}\n`);
   try {
+    lock = lockFolder(folder);
     copyStore(path, copy);
     const store = open(copy, { create: false });
     try {
@@ -113,6 +119,7 @@ async function checkRecovered(path: string, onProgress: (share: number) => void)
     throw error;
   } finally {
     recoveryProgress.ended = ended;
+    if (lock >= 0) native.closeFile(lock);
     rmSync(folder, { recursive: true, force: true });
   }
 }
