@@ -666,6 +666,9 @@ test('check removes what a check that was killed has left of its copy, and nothi
   const env = { ...process.env, TMPDIR: folder.file('tmp') };
   expect(await folder.runWith({ env }, 'check', 'copy')).toMatchObject({ code: 0, out: expect.stringMatching(/^ok: 1 entries/) });
   expect(readdirSync(folder.file('tmp')).sort()).toEqual(names.slice(1).sort());
+  // Without a folder for temporary files it is not the store that is said to be missing.
+  const nowhere = { ...process.env, TMPDIR: folder.file('nowhere') };
+  expect(await folder.runWith({ env: nowhere }, 'check', 'copy')).toMatchObject({ code: 3, out: '', err: failure('ENOENT') });
 });
 
 test('stat says what it can of a store in the place of whose control file is something else', async () => {

@@ -18,7 +18,7 @@ import { recoveryProgress } from '../recovery.js';
 import { type CheckReport, type Problem, placeIn } from '../report.js';
 import { open, type Store } from '../store.js';
 import type { Recovery } from '../types.js';
-import { type Command, Exit, storeWord } from './command.js';
+import { type Command, Exit, Failure, storeWord } from './command.js';
 import { printable, writeError, writeOut } from './output.js';
 import { showProgress } from './progress.js';
 import { describeRecovery, needsRecovery } from './stores.js';
@@ -97,7 +97,10 @@ async function checkRecovered(path: string, onProgress: (share: number) => void)
   try {
     folder = mkdtempSync(prefix);
   } catch (error) {
-    throw fromSystemError(error, tmpdir(), `making a folder for a copy of ${path}, see TMPDIR`);
+    // Not of the store, which is there.
+    const code = systemCode(error);
+    if (code === undefined) throw error;
+    throw new Failure(code, `the store needs a recovery, and no folder for a copy of it can be made: store=${path}, TMPDIR=${tmpdir()}`);
   }
   const copy = join(folder, 'copy');
   let lock = -1;
