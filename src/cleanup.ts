@@ -3,6 +3,7 @@
  * it had in reserve. Whatever is found is decided by one question, "does anything refer to it?", so a clean-up that is
  * itself killed is simply done again.
  */
+import { closedError } from './arguments.js';
 import { endClaimsOf } from './claims.js';
 import { directoryDepth, locate } from './directory.js';
 import { cleanEvents, isWatched, noteUntold } from './events.js';
@@ -66,6 +67,8 @@ export function cleanDead(session: Session): number {
 
 /** Puts in order what interrupted calls of this session left. Called at the start of a call, or from a timer: no call is under way. */
 export function settle(session: Session): void {
+  // Whatever a close has come to: see cut-off.ts.
+  if (session.isLeaving) throw closedError(session.path);
   if (session.busy || session.held !== 0 || session.interrupted) {
     session.busy = true;
     // What a call says of itself for as long as it takes: the next ones must not be taken for it.

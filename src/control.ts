@@ -4,6 +4,7 @@
  * nobody has the store open it may be deleted: the next open makes a new one.
  */
 import { rmSync, statSync } from 'node:fs';
+import { closeFile, openFile } from './cut-off.js';
 import { fromSystemError, storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { checksumWords } from './hash.js';
@@ -115,10 +116,10 @@ const PAUSE = 1;
  * another one. (Slot 0 is nobody's.)
  */
 function openShared(path: string, name: string, mode: number): number {
-  const fd = native.openFile(name, OpenFlag.write | OpenFlag.create, mode);
+  const fd = openFile(name, OpenFlag.write | OpenFlag.create, mode);
   for (const deadline = performance.now() + PATIENCE; !native.tryLock(fd, OWNER_LOCK_BYTE, 1, false); native.sleep(PAUSE)) {
     if (performance.now() < deadline) continue;
-    native.closeFile(fd);
+    closeFile(fd);
     throw storeError(
       'ERR_STORE_LOCK_TIMEOUT',
       path,
@@ -166,7 +167,7 @@ export function openControl(path: string, header: Header, extents: number, mode:
     for (let tries = 0; !native.tryLock(fd, OWNER_LOCK_BYTE, 1, true); tries++) {
       if (tries === TRIES || !isNamed(path, header))
         throw storeError('ERR_STORE_CORRUPT', path, 'another store took its place while it was opened', { control: name }, 'try again');
-      native.closeFile(fd);
+      closeFile(fd);
       fd = -1;
       rmSync(name, { force: true });
       fd = openShared(path, name, mode);
@@ -181,7 +182,7 @@ export function openControl(path: string, header: Header, extents: number, mode:
     native.tryLock(fd, OWNER_LOCK_BYTE, 1, false);
     return { fd, isKept: false, id };
   } catch (error) {
-    if (fd >= 0) native.closeFile(fd);
+    if (fd >= 0) closeFile(fd);
     throw fromSystemError(error, path, `opening the control file ${name}`);
   }
 }

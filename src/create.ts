@@ -1,5 +1,6 @@
 /** The making of a new store. */
 import { dirname } from 'node:path';
+import { closeFile, openFile } from './cut-off.js';
 import { fromSystemError, storeError, systemCode } from './errors.js';
 import { attachExtent, describeExtent } from './extents.js';
 import { failpoint } from './failpoints.js';
@@ -40,7 +41,7 @@ export function createStore(path: string, options: NormalizedOptions): void {
   const folder = dirname(path);
   let fd: number;
   try {
-    fd = native.openFile(folder, OpenFlag.write | OpenFlag.unnamed, options.mode);
+    fd = openFile(folder, OpenFlag.write | OpenFlag.unnamed, options.mode);
   } catch (error) {
     const code = systemCode(error);
     const what = code === 'EOPNOTSUPP' || code === 'EISDIR' ? 'the file system has no unnamed files (O_TMPFILE)' : 'creating the file';
@@ -63,7 +64,7 @@ export function createStore(path: string, options: NormalizedOptions): void {
   } catch (error) {
     throw fromSystemError(error, path, 'creating the store');
   } finally {
-    native.closeFile(fd);
+    closeFile(fd);
   }
 }
 

@@ -206,6 +206,11 @@ export function lockIndex(extent: number): number {
 /** Memories in use: whoever finds something damaged asks them first whether pages of the file were cut off and read as zeros. */
 const mapped = new Set<Memory>();
 
+/** Unmaps what an open has mapped that was cut off. */
+export function unmapFile(fd: number): void {
+  for (const memory of mapped) if (memory.fd === fd) memory.unmap();
+}
+
 export function corrupt(path: string, what: string, facts: Record<string, string | number | undefined>): Error {
   for (const memory of mapped) if (memory.path === path && memory.isCut()) return memory.faultError();
   return storeError('ERR_STORE_CORRUPT', path, what, facts, 'run "mmapkv check" on it and restore it from a backup');

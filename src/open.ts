@@ -3,6 +3,7 @@ import { cleanDead, leaveEpoch, makeSlots, settle } from './cleanup.js';
 import { isNamed, nameControl, openControl } from './control.js';
 import { publishCounts } from './counts.js';
 import { createStore, refuseRemote } from './create.js';
+import { beginClose, beginOpen, closeFile, keepFiles, letGo, openFile } from './cut-off.js';
 import { fromSystemError, StoreError, storeError, systemCode } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { currentBootId, type Header, readHeader, writeHeader } from './header.js';
@@ -41,10 +42,11 @@ const CLOSE_WAIT = 5000;
 const TRIES = 100;
 
 export function openSession(path: string, options: NormalizedOptions): Session {
+  beginOpen();
   for (let tries = 1; ; tries++) {
     let fd: number;
     try {
-      fd = native.openFile(path, options.readOnly ? 0 : OpenFlag.write, 0);
+      fd = openFile(path, options.readOnly ? 0 : OpenFlag.write, 0);
     } catch (error) {
       if (systemCode(error) !== 'ENOENT' || !options.create || options.readOnly) throw fromSystemError(error, path, 'opening the file');
       createStore(path, options);
@@ -56,7 +58,7 @@ export function openSession(path: string, options: NormalizedOptions): Session {
     } catch (error) {
       // Another one took its name meanwhile, and with it the control file: then that one is to be opened.
       const hasMoved = tries < TRIES && !isNamed(path, native.fileInfo(fd));
-      native.closeFile(fd);
+      closeFile(fd);
       if (hasMoved) continue;
       throw fromSystemError(error, path, 'opening the store');
     }
@@ -64,10 +66,11 @@ export function openSession(path: string, options: NormalizedOptions): Session {
       if (session.readOnly) waitForBatches(session);
       else cleanDead(session);
     } catch (error) {
-      // The session has taken over the descriptor, and closes it.
+      keepFiles(session);
       closeSession(session);
       throw fromSystemError(error, path, 'opening the store');
     }
+    keepFiles(session);
     return session;
   }
 }
@@ -212,9 +215,9 @@ function openWritable(path: string, fd: number, options: NormalizedOptions): Ses
     sessionsOfThread.add(session);
   } catch (error) {
     if (session !== undefined) releaseOwner(session);
-    if (session?.redo) native.closeFile(session.redo.fd);
+    if (session?.redo) closeFile(session.redo.fd);
     memory?.unmap();
-    if (controlFd >= 0) native.closeFile(controlFd);
+    if (controlFd >= 0) closeFile(controlFd);
     throw error;
   } finally {
     native.unlock(fd, OPEN_LOCK_BYTE, 1);
@@ -264,16 +267,12 @@ function begin(session: Session, { header, isCopy }: Opened, decision: Decision,
 /** Lets go of everything. Whoever closes last leaves the store synced and marked clean. Never throws for that. */
 export function closeSession(session: Session): void {
   if (session.closed) return;
-  const { memory, path } = session;
+  beginClose(session);
   try {
-    if (!session.readOnly) leave(session, path);
+    // (Cut off, it is not begun again.)
+    if (!session.readOnly && !session.isLeaving) leave(session);
   } finally {
-    session.closed = true;
-    sessionsOfThread.delete(session);
-    memory.unmap();
-    if (session.redo !== null) native.closeFile(session.redo.fd);
-    if (memory.controlFd >= 0) native.closeFile(memory.controlFd);
-    native.closeFile(memory.fd);
+    letGo(session);
   }
 }
 
@@ -286,7 +285,8 @@ function flushLeft(session: Session): void {
   }
 }
 
-function leave(session: Session, path: string): void {
+function leave(session: Session): void {
+  const { path } = session;
   const { fd } = session.memory;
   let isHeld = false;
   let isSettled = false;
@@ -299,6 +299,7 @@ function leave(session: Session, path: string): void {
     endCheckpoints(session);
     leaveEpoch(session, session.writeEpoch);
     isSettled = true;
+    session.isLeaving = session.busy = true;
     // Whatever lockTimeout says of writes: two that close at once would each take the other for the last one, and neither would sync.
     waitForOpenLock(path, fd, true, Math.max(CLOSE_WAIT, session.options.lockTimeout));
     isHeld = true;

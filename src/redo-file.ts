@@ -8,6 +8,7 @@
  */
 import { rmSync } from 'node:fs';
 import { isNamed } from './control.js';
+import { closeFile, openFile } from './cut-off.js';
 import { fromSystemError, storeError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import { checksumWords } from './hash.js';
@@ -113,7 +114,7 @@ export function openRedoFile(path: string, data: Header, controlId: string, mode
   const name = redoPath(path);
   let fd = -1;
   try {
-    fd = native.openFile(name, OpenFlag.write | OpenFlag.create, mode);
+    fd = openFile(name, OpenFlag.write | OpenFlag.create, mode);
     const { kind, size } = native.fileInfo(fd);
     if (kind !== 'file')
       throw storeError('ERR_STORE_NOT_A_STORE', path, 'the redo log is not a regular file', { log: name }, 'move it away');
@@ -147,10 +148,10 @@ export function openRedoFile(path: string, data: Header, controlId: string, mode
       if (tries === TRIES || !isNamed(path, data))
         throw storeError('ERR_STORE_CORRUPT', path, 'another store took its place while it was opened', { log: name }, 'try again');
       isTaken = true;
-      native.closeFile(fd);
+      closeFile(fd);
       fd = -1;
       rmSync(name, { force: true });
-      fd = native.openFile(name, OpenFlag.write | OpenFlag.create, mode);
+      fd = openFile(name, OpenFlag.write | OpenFlag.create, mode);
       file.fd = fd;
     }
     if (isTaken || header === undefined) {
@@ -176,7 +177,7 @@ export function openRedoFile(path: string, data: Header, controlId: string, mode
     }
     return file;
   } catch (error) {
-    if (fd >= 0) native.closeFile(fd);
+    if (fd >= 0) closeFile(fd);
     throw fromSystemError(error, path, `opening the redo log ${name}`);
   }
 }

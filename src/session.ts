@@ -32,6 +32,10 @@ export class Session {
   evictedShare = 0;
   hashSeed = 0;
   closed = false;
+  /** Its close has come to where it lets go of the store. Still not closed between calls: that was cut off. */
+  isLeaving = false;
+  /** Its descriptors, which are closed last to first. */
+  readonly files: number[] = [];
   /** Head of the segment whose lock this session is taking or holds; not 0 between calls means that a call was interrupted. */
   held = 0;
   /** Generation of the head that locate() returned. */

@@ -180,3 +180,60 @@ test('next() of a watcher, called at every depth near the end of the stack, leav
   kinds.delete('failed,first,first');
   expect([...kinds]).toEqual([]);
 });
+
+/** Cuts off what `text` says at each of the points, and says what became of it, and of an open and of all that was there afterwards. */
+function cutOff(points: string[], text: string): Promise<unknown[]> {
+  const code = `
+    import vm from 'node:vm';
+    import { open } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)};
+    const attempt = (work) => {
+      try {
+        work();
+        return 'done';
+      } catch ({ code }) {
+        return code;
+      }
+    };
+    for (const point of points) {
+      const path = folder + '/' + point;
+      const store = open(path);
+      store.set('before', point);
+      if (isOpen) store.close();
+      globalThis[Symbol.for('mmapkv.failpoint')] = (name) => {
+        if (name === point) for (;;);
+      };
+      const cut = attempt(() => vm.runInNewContext(text, { open, path, store }, { timeout: 50 }));
+      globalThis[Symbol.for('mmapkv.failpoint')] = () => false;
+      const set = attempt(() => store.set('after', 1));
+      // For an open there is no need to wait.
+      if (!isOpen) await undefined;
+      const again = open(path, { durability: 'sync' });
+      const { problems } = await again.check();
+      say([point, cut, set, again.stats().owners.length, Object.fromEntries(again), problems.length]);
+      again.close();
+      store.close();
+    }`;
+  const constants = { points, text, isOpen: text.startsWith('open'), folder: freshFolder() };
+  return run(code, { constants, env: { MMAPKV_FAILPOINTS: '*=call' } });
+}
+
+test('a close that is cut off by a vm timeout closes the store, and keeps nobody from opening it', async () => {
+  const points = ['close.settled', 'close.unused', 'close.synced', 'close.marked', 'owner.left'];
+  const said = await cutOff(points, 'store.close()');
+  expect(said).toEqual(points.map((point) => [point, 'ERR_SCRIPT_EXECUTION_TIMEOUT', 'ERR_STORE_CLOSED', 1, { before: point }, 0]));
+});
+
+test('an open that is cut off by a vm timeout keeps nobody from opening the store', async () => {
+  const points = [
+    'owner.locked',
+    'open.claimed',
+    'open.recovered',
+    'control.named',
+    'open.marked',
+    'redo.zeroed',
+    'redo.made',
+    'open.used',
+  ];
+  const said = await cutOff(points, 'open(path, { durability: "sync" })');
+  expect(said).toEqual(points.map((point) => [point, 'ERR_SCRIPT_EXECUTION_TIMEOUT', 'ERR_STORE_CLOSED', 1, { before: point }, 0]));
+});
