@@ -144,9 +144,12 @@ export function openRedoFile(path: string, data: Header, controlId: string, mode
     // the log: theirs lives on without a name. The new one is ours alone, too, until it has a header: yet another data file
     // may take the name meanwhile.
     let isTaken = false;
-    for (let tries = 0; !native.tryLock(fd, REDO_LOCK_BYTE, 1, true); tries++) {
-      if (tries === TRIES || !isNamed(path, data))
+    for (let tries = 0; ; tries++) {
+      const isAlone = native.tryLock(fd, REDO_LOCK_BYTE, 1, true);
+      // (Whoever had it may be dead: then it is still the log of the data file that has the name.)
+      if (!isNamed(path, data) || (tries === TRIES && !isAlone))
         throw storeError('ERR_STORE_CORRUPT', path, 'another store took its place while it was opened', { log: name }, 'try again');
+      if (isAlone) break;
       isTaken = true;
       closeFile(fd);
       fd = -1;

@@ -375,6 +375,30 @@ test('a redo log that somebody is about to make anew is not taken for the log of
   first.close();
 });
 
+test('a redo log is left to the store that has the name by now, though nobody has that open', async () => {
+  const folder = freshFolder();
+  const path = join(folder, 'store');
+  const other = join(folder, 'other');
+  for (const name of [path, other]) open(name).close();
+  // It has the store open, but for its redo log.
+  const late = startPeer('caller', { path, options: quiet }, { failpoints: 'open.marked=stop' });
+  await untilStopped(late.pid);
+  renameSync(other, path);
+  const victim = startPeer('caller', { path, options: quiet });
+  expect(await victim.hear()).toBe('ready');
+  const loss = new PowerLoss(path, folder);
+  victim.say(['set', 'key', 'value']);
+  expect(await victim.hear()).toEqual({ value: null });
+  victim.kill('SIGKILL');
+  await victim.ended();
+  late.kill('SIGCONT');
+  expect(await late.hear()).toBe('ready');
+  expect(await loss.recovered()).toEqual(new Map([['key', 'value']]));
+  // What it has open is that store, too.
+  late.say(['get', 'key']);
+  expect(await late.hear()).toEqual({ value: 'value' });
+});
+
 async function untilStopped(pid: number): Promise<void> {
   while (!/\) T /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))) await new Promise((resolve) => setTimeout(resolve, 5));
 }
