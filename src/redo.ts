@@ -170,16 +170,17 @@ export function flushRedo(session: Session, hasWritten = true): void {
   if (redo === null || (redo.used === 0 && redo.owed === 0 && !redo.waiting && redo.batch < 0)) return;
   // The close could not make it durable, and nobody else can.
   if (session.closed) throw closedError(session.path);
-  // Still set between calls: it was cut off, and may have left the lock taken.
+  // Still set between calls: it was cut off, and may have left the lock taken. (Set already: so was a batch, behind its commit.)
+  const { busy } = session;
   session.busy = true;
   try {
     makeDurable(session, redo);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
-    session.busy = false;
+    session.busy = busy;
     throw error.code === 'ERR_STORE_SYNC_FAILED' || !hasWritten ? error : notDurable(error);
   }
-  session.busy = false;
+  session.busy = busy;
 }
 
 /** No checkpoint could take the log's place (a stopped writer holds it up, say). To write again would be to write twice. */

@@ -108,6 +108,26 @@ test('a commit in a worker thread that is terminated has happened or not', { tim
   await expectInOrder(store, 'terminated');
 });
 
+test.each(['checkpoint', 'sync'])(
+  'a batch that a full stack cut off behind its commit keeps no locks, durability %s',
+  async (durability) => {
+    const path = join(freshFolder(), 'store');
+    const checkpointInterval = 3_600_000;
+    const store = open(path, { lockTimeout: 2000, checkpointInterval });
+    onTestFinished(() => store.close());
+    // The commit is cut off, and the putting in order that the call ends with as well.
+    const failpoints = 'batch.segment=overflow,cleanup.locks=overflow';
+    const writer = startPeer('caller', { path, options: { durability, checkpointInterval } }, { failpoints });
+    expect(await writer.hear()).toBe('ready');
+    writer.say(['fill in a batch', 'key ', 50, 100, 'new', 'none']);
+    expect(await writer.hear()).toEqual({ value: null });
+    // It makes no further call.
+    for (let i = 0; i < 50; i++) store.set(`key ${i}`, 'newer');
+    writer.kill('SIGKILL');
+    await writer.ended();
+  },
+);
+
 test('a commit near the end of the stack throws and has done nothing, or returns and has done all', { timeout: 60_000 }, async () => {
   const path = join(freshFolder(), 'store');
   const [said] = await runPeer('deep-batches', { path, rounds: 24 }, { nodeOptions: ['--stack-size=300'] });
