@@ -42,6 +42,13 @@ Napi::Value BootId(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), id);
 }
 
+Napi::Value RandomId(const Napi::CallbackInfo& info) {
+  std::string id;
+  const Outcome outcome = file::RandomId(&id);
+  if (!outcome.Ok()) return Finish(info, outcome);
+  return Napi::String::New(info.Env(), id);
+}
+
 }  // namespace
 
 Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
@@ -53,6 +60,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   ExportSleepers(env, exports, environment);
   Export<Sleep>(env, exports, "sleep", environment);
   Export<BootId>(env, exports, "bootId", environment);
+  Export<RandomId>(env, exports, "randomId", environment);
   ExportHot(env, exports, "fence", Fence, environment);
   exports.Set("pageSize", static_cast<double>(PageSize()));
   return exports;

@@ -1,6 +1,7 @@
 #include "file.h"
 
 #include <signal.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
@@ -267,6 +268,19 @@ Outcome BootId(std::string* id) {
   id->assign(text, count > 0 ? static_cast<size_t>(count) : 0);
   while (!id->empty() && (id->back() == '\n' || id->back() == ' ')) id->pop_back();
   return outcome;
+}
+
+Outcome RandomId(std::string* id) {
+  unsigned char bytes[16];
+  // So few bytes come at once or not at all.
+  if (Retry([&] { return getrandom(bytes, sizeof(bytes), 0); }) != sizeof(bytes)) return FromErrno("getrandom");
+  id->clear();
+  for (const unsigned char byte : bytes) {
+    char digits[3];
+    std::snprintf(digits, sizeof(digits), "%02x", byte);
+    id->append(digits, 2);
+  }
+  return Done();
 }
 
 }  // namespace mmapkv::file

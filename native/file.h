@@ -45,9 +45,10 @@ Outcome SyncData(int fd);
 Outcome WriteDurably(int fd, const uint8_t* bytes, size_t length, uint64_t offset);
 // Syncs the directory that holds `path`.
 Outcome SyncDirectoryOf(const std::string& path);
-// Empty when it cannot be read.
 // Empty where the system does not tell; that it could not be asked (no descriptor is left) is a failure.
 Outcome BootId(std::string* id);
+// 16 random bytes in hex.
+Outcome RandomId(std::string* id);
 
 }  // namespace mmapkv::file
 

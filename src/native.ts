@@ -146,6 +146,8 @@ export interface Native {
   sleep(ms: number): void;
   /** /proc/sys/kernel/random/boot_id, or '' where there is none to read. Throws when no descriptor is left. */
   bootId(): string;
+  /** 16 random bytes in hex. */
+  randomId(): string;
   /** Orders earlier loads before later ones; nothing on x86-64. */
   fence(): void;
   readonly pageSize: number;

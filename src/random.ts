@@ -1,11 +1,15 @@
-/** Random numbers from the system, by the global `crypto`: Node loads it at its first use, and most opens need none. */
+/**
+ * Random numbers from the system. Not by the global `crypto`: Node loads that at its first use, and if a vm timeout strikes meanwhile
+ * it does not work in this process any more.
+ */
+import { native } from './native.js';
 
 /** 16 bytes in hex. */
 export function randomId(): string {
-  return Buffer.from(crypto.getRandomValues(new Uint8Array(16))).toString('hex');
+  return native.randomId();
 }
 
 /** A signed 32-bit number. */
 export function randomWord(): number {
-  return crypto.getRandomValues(new Int32Array(1))[0]!;
+  return Number.parseInt(native.randomId().slice(0, 8), 16) | 0;
 }

@@ -516,6 +516,12 @@ describe('the rest', () => {
     expect(native.pageSize).toBe(Number(execFileSync('getconf', ['PAGESIZE'], { encoding: 'utf8' })));
   });
 
+  test('randomId is 16 bytes in hex, another one each time', () => {
+    const ids = Array.from({ length: 100 }, () => native.randomId());
+    for (const id of ids) expect(id).toMatch(/^[0-9a-f]{32}$/);
+    expect(new Set(ids).size).toBe(100);
+  });
+
   test('sleep sleeps at least as long as asked', () => {
     const begun = performance.now();
     native.sleep(12.5);

@@ -237,3 +237,17 @@ test('an open that is cut off by a vm timeout keeps nobody from opening the stor
   const said = await cutOff(points, 'open(path, { durability: "sync" })');
   expect(said).toEqual(points.map((point) => [point, 'ERR_SCRIPT_EXECUTION_TIMEOUT', 'ERR_STORE_CLOSED', 1, { before: point }, 0]));
 });
+
+test('an open works though a vm timeout has cut off what Node loads at its first use', async () => {
+  const code = `
+    import { open } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)};
+    // Node answers so, from then on, if it was cut off while it loaded this one.
+    Object.defineProperty(globalThis, 'crypto', { get: () => undefined });
+    for (let i = 0; i < 2; i++) {
+      const store = open(path, { durability: 'sync' });
+      store.set('key', i);
+      say(store.get('key'));
+      store.close();
+    }`;
+  expect(await run(code, { constants: { path: join(freshFolder(), 'store') } })).toEqual([0, 1]);
+});

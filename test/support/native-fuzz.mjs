@@ -150,6 +150,7 @@ const functions = {
   stopSleeper: [sleeper],
   sleep: [time],
   bootId: [],
+  randomId: [],
   fence: [],
 };
 const names = Object.keys(functions);
