@@ -4,9 +4,10 @@
  * A write evicts from the segment that it writes to; a large value from one segment after the other.
  */
 
+import { cleanDead } from './cleanup.js';
 import { placeFor } from './copy.js';
 import { forEachSegment } from './directory.js';
-import { storeError } from './errors.js';
+import { StoreError, storeError } from './errors.js';
 import { availableExtents, reclaimQuarantine } from './extents.js';
 import { failpoint } from './failpoints.js';
 import { largeShape } from './large.js';
@@ -52,6 +53,7 @@ const LONGEST_PAUSE = 5;
  * there was room. Called without a lock.
  */
 export function evictFrom(session: Session, hash: number, head = 0, least = 0): boolean {
+  let hasFreed = false;
   for (const share of SHARES) {
     if (share < least) continue;
     const deadline = performance.now() + PATIENCE;
@@ -71,10 +73,27 @@ export function evictFrom(session: Session, hash: number, head = 0, least = 0): 
       }
       unlockSegment(session, view);
       if (need === 0) return true;
+      if (!hasFreed) {
+        hasFreed = true;
+        if (freeDead(session)) continue;
+      }
       if (!waitForExtents(session, need, deadline)) break;
     }
   }
   return false;
+}
+
+/**
+ * What the dead had in reserve is room, and comes back only when somebody looks: nothing is to be dropped in its place. (Not to be
+ * had while a stopped process holds a lock that this needs: then evictions go on without.) Called without a lock.
+ */
+function freeDead(session: Session): boolean {
+  try {
+    return cleanDead(session) > 0;
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    return false;
+  }
 }
 
 /** Until so many extents are available; false when they were not before the deadline. Called without a lock. */
@@ -97,6 +116,7 @@ const FAILURES = 8;
 /** Makes `wanted` extents available. False: the store is too small. Called without a lock. */
 export function evictFor(session: Session, wanted: number): boolean {
   if (!canHold(session, wanted)) return false;
+  freeDead(session);
   // For much room many copies are made, and each may wait for a checkpoint: then rather half of a segment than a sixth.
   const least = wanted * 8 * EXTENT_SIZE > session.maxSize ? 1 / 2 : 0;
   let failures = 0;

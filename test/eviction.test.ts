@@ -145,6 +145,30 @@ test.for(['goes on', 'is killed', 'does not wait for ever'] as const)(
   },
 );
 
+test('a cache takes back what killed processes had for large values, rather than drop more', { timeout: 60_000 }, async () => {
+  const { path, store } = newCache();
+  for (let i = 0; i < 30_000; i++) store.set(`key ${i}`, valueFor(`key ${i}`, 100));
+  // With durability 'none' nobody makes a checkpoint, which would look for the dead, and nobody opens the store any more.
+  const start = () => startPeer('caller', { path, options: { durability: 'none' } }, { failpoints: 'large.written=stop' });
+  const peers = [start(), start(), start()];
+  for (const peer of peers) expect(await peer.hear()).toBe('ready');
+  for (const [n, peer] of peers.entries()) {
+    peer.say(['fill', `peer ${n} `, 1, 500_000, 'large']);
+    await until(() => isStopped(peer.pid), 'it has room for its value, and no record of it yet');
+  }
+  for (const peer of peers) {
+    peer.kill('SIGKILL');
+    await peer.ended();
+  }
+  const before = store.size;
+  for (let i = 0; i < 1000; i++) store.set(`key ${30_000 + i}`, valueFor(`key ${30_000 + i}`, 100));
+  expect(store.size).toBeGreaterThanOrEqual(before);
+  for (let i = 0; i < 3; i++) store.set(`large ${i}`, Buffer.alloc(500_000, i));
+  expect(store.get('large 2')).toEqual(Buffer.alloc(500_000, 2));
+  expect(store.size).toBeGreaterThan(before / 2);
+  expect((await store.check()).problems).toEqual([]);
+});
+
 test('expired entries go first', () => {
   const { store } = newCache();
   // About half of the room, used all the time; the other half expires.
