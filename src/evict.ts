@@ -40,7 +40,7 @@ const SHARES = [1 / 6, 1 / 2, 15 / 16];
  * segment, so whoever comes second waits for the first, who may have lost its core in the middle of the work: for several
  * time slices when there are more processes than cores. Longer than that takes only one that is stopped or dead.
  */
-const PATIENCE = 200;
+export const PATIENCE = 200;
 /** Copies for which there was room until others took it. */
 const TRIES = 100;
 /** ms between two looks: the first, and the longest; each is twice the one before. */
@@ -97,7 +97,7 @@ function freeDead(session: Session): boolean {
 }
 
 /** Until so many extents are available; false when they were not before the deadline. Called without a lock. */
-function waitForExtents(session: Session, need: number, deadline: number): boolean {
+export function waitForExtents(session: Session, need: number, deadline: number): boolean {
   for (let pause = FIRST_PAUSE; ; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
     if (failpoint !== null) failpoint('evict.waiting');
     // What was given up may wait for a checkpoint.

@@ -12,7 +12,7 @@ import { keyWords } from './codec.js';
 import { forEachSegment } from './directory.js';
 import { StoreError, storeError } from './errors.js';
 import { appendEvent, isWatched, wakeWatchers } from './events.js';
-import { evictFor, evictFrom } from './evict.js';
+import { evictFor, evictFrom, PATIENCE, waitForExtents } from './evict.js';
 import { attachExtent, availableExtents, heldBackExtents, reclaimQuarantine, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
 import { reclaimIfPossible } from './growth.js';
@@ -407,20 +407,26 @@ function reclaim(session: Session, wanted: number): boolean {
   return dead > 0 || availableExtents(session) > before;
 }
 
-/** Not even room for a deletion in the log: rebuilds the segment without the key, for which enough extents are held back. */
+/**
+ * Not even room for a deletion in the log: rebuilds the segment without the key, for which enough extents are held back. Others that
+ * do so at the same time may have them: they are waited for.
+ */
 function removeByRebuilding(session: Session, hash: number, keySize: number): boolean {
-  const view = lockSegment(session, hash);
-  let need: number;
-  try {
-    const found = find(session, view, hash, keyWords, keySize);
-    need = found ? replaceSegment(session, view.head, 'compact', 0, session.ref) : -1;
-    if (need === 0 && isWatched(session)) appendEvent(session, EVENT_DELETE, keyWords, 0, keySize);
-  } catch (error) {
-    unlockDirty(session, view);
-    throw error;
+  for (const deadline = performance.now() + PATIENCE; ; ) {
+    const view = lockSegment(session, hash);
+    let need: number;
+    try {
+      const found = find(session, view, hash, keyWords, keySize);
+      need = found ? replaceSegment(session, view.head, 'compact', 0, session.ref) : -1;
+      if (need === 0 && isWatched(session)) appendEvent(session, EVENT_DELETE, keyWords, 0, keySize);
+    } catch (error) {
+      unlockDirty(session, view);
+      throw error;
+    }
+    unlockSegment(session, view);
+    if (need === 0) break;
+    if (need < 0 || !waitForExtents(session, need, deadline)) return false;
   }
-  unlockSegment(session, view);
-  if (need !== 0) return false;
   // It has happened, whatever comes of the rest.
   if (session.redo !== null) session.redo.owed++;
   reclaimIfPossible(session, false);

@@ -5,7 +5,7 @@ import { open, type Store } from '../../dist/index.js';
 import { Caller, expectSuspect, failed } from '../support/caller.js';
 import { Faults } from '../support/faults.js';
 import { expectInOrder } from '../support/kills.js';
-import { freshFolder, freshPath, type Message } from '../support/processes.js';
+import { freshFolder, freshPath, isStopped, type Message, type Peer, startPeer, until } from '../support/processes.js';
 
 const sorted = (store: Store): [string, unknown][] => [...store].sort(([a], [b]) => (a < b ? -1 : 1));
 
@@ -196,4 +196,42 @@ describe('no space', () => {
       expect(store.size).toBe(2202);
     },
   );
+});
+
+test('a delete in a full store waits for the room that those of others copy into', { timeout: 60_000 }, async () => {
+  const path = freshPath();
+  const store = open(path, { maxSize: '2mb', durability: 'none' });
+  onTestFinished(() => store.close());
+  expect(() => {
+    for (let i = 0; ; i++) store.set(`key ${i}`, 'x'.repeat(100));
+  }).toThrow(expect.objectContaining({ code: 'ERR_STORE_FULL' }));
+  const stopped: { peer: Peer; answer: Promise<Message> }[] = [];
+  /** Deletes entries until it stops, or all are gone; answers whether it has stopped. */
+  const deleting = async (prefix: string, failpoints: string) => {
+    const peer = startPeer('caller', { path, options: { durability: 'none', lockTimeout: 0 } }, { failpoints });
+    expect(await peer.hear()).toBe('ready');
+    peer.say(['delete past locks', prefix, 1000]);
+    let isDone = false;
+    const answer = peer.hear(60_000).finally(() => {
+      isDone = true;
+    });
+    await until(() => isDone || isStopped(peer.pid), failpoints);
+    if (isDone) expect(await answer).toHaveProperty('value');
+    else stopped.push({ peer, answer });
+    return !isDone;
+  };
+  // Each has a part of the table locked, and room for its copy of it, until there is none for one more.
+  let isWaiting = false;
+  for (let n = 1; n < 9 && !isWaiting; n += 2) {
+    await deleting(`key ${n}`, 'rebuild.copied=stop');
+    isWaiting = await deleting(`key ${n + 1}`, 'evict.waiting=stop');
+  }
+  expect(isWaiting).toBe(true);
+  // Whoever waits goes on last, when all the others have given up what they had.
+  for (const { peer } of stopped.slice(0, -1)) peer.kill('SIGCONT');
+  for (const { answer } of stopped.slice(0, -1)) expect(await answer).toHaveProperty('value');
+  const last = stopped.at(-1)!;
+  last.peer.kill('SIGCONT');
+  expect(await last.answer).toHaveProperty('value');
+  expect((await store.check()).problems).toEqual([]);
 });

@@ -24,6 +24,16 @@ const words = {
       }
     }
   },
+  /** Removes PREFIX0 to PREFIX(count - 1), but for those for which somebody holds the lock. */
+  'delete past locks'(prefix, count) {
+    for (let i = 0; i < count; i++) {
+      try {
+        store.delete(`${prefix}${i}`);
+      } catch (error) {
+        if (error.code !== 'ERR_STORE_LOCK_TIMEOUT') throw error;
+      }
+    }
+  },
   /** The same as fill, and no `without`, as one batch. */
   'fill in a batch'(prefix, count, size, text, without) {
     const batch = store.batch();
