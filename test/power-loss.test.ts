@@ -16,6 +16,8 @@ const images = Number(process.env.MMAPKV_IMAGES ?? 500);
 const imagesEach = images > 1000 ? 20 : 16;
 /** ms without progress after which a worker hangs: far above what one image takes, for a busy machine. */
 const patience = 30_000;
+/** Time limit of a test, ms. */
+const patient = (ms: number) => (images > 1000 ? 6 * 3_600_000 : ms);
 const worker = fileURLToPath(new URL('support/crash-worker.mjs', import.meta.url));
 
 let folder = '';
@@ -129,16 +131,20 @@ test(
     expect(outcome.tally.entries).toBeGreaterThan(images * 5);
     expect(readdirSync(folder)).toEqual([]);
   },
-  images > 1000 ? 6 * 3_600_000 : 300_000,
+  patient(300_000),
 );
 
-test('copies that were made while the store was used are at a checkpoint, or refused', async () => {
-  const { seed } = replayable('copies');
-  const outcome = await run({ seed, fault: 'copies', recordings: 4, images: Math.ceil(images / 8) });
-  console.log(JSON.stringify(outcome.tally));
-  expect(digest(outcome)).toEqual([]);
-  expect(outcome.tally.refused).toBeLessThan(outcome.tally.images! * 0.9);
-}, 120_000);
+test(
+  'copies that were made while the store was used are at a checkpoint, or refused',
+  async () => {
+    const { seed } = replayable('copies');
+    const outcome = await run({ seed, fault: 'copies', recordings: 4, images: Math.ceil(images / 8) });
+    console.log(JSON.stringify(outcome.tally));
+    expect(digest(outcome)).toEqual([]);
+    expect(outcome.tally.refused).toBeLessThan(outcome.tally.images! * 0.9);
+  },
+  patient(120_000),
+);
 
 /** Each fault with a profile that gives it occasion. */
 test.each([

@@ -25,7 +25,8 @@ const imageCount = Number(imagesText);
 const only = onlyText === undefined ? undefined : Number(onlyText);
 const PEER = fileURLToPath(new URL('crash-peer.mjs', import.meta.url));
 const progress = openSync(join(folder, `progress.${process.pid}`), 'w');
-const counter = Buffer.alloc(8);
+/** Recording, image of it, and images in all with those of interrupted recoveries, so that one with many of these does not look hung. */
+const counter = Buffer.alloc(12);
 const tally = { recordings: 0, images: 0, nested: 0, failed: 0, entries: 0, instants: 0 };
 
 function say(what) {
@@ -131,11 +132,17 @@ async function runCopy(path, { recording, history }, random, name) {
 }
 
 /** Builds and verifies one image; now and then crashes again in the middle of its recovery. */
+function showProgress() {
+  counter.writeUInt32LE(tally.images, 8);
+  writeSync(progress, counter, 0, counter.length, 0);
+}
+
 async function runImage(path, made, random, depth, name) {
   const { recording, history, control } = made;
   const plan = planImage(recording, random);
   writeImage(path, recording, plan, random, control);
   tally.images++;
+  showProgress();
   const nests = depth < 3 && fault === 'none' && random.below(depth === 0 ? 8 : 3) === 0;
   let recorder;
   let place;
@@ -193,7 +200,7 @@ for (let number = Number(firstText); number < Number(lastText); number++) {
   const profile = profiles[number % profiles.length];
   counter.writeUInt32LE(number, 0);
   counter.writeUInt32LE(0xffffffff, 4);
-  writeSync(progress, counter, 0, 8, 0);
+  showProgress();
   const started = performance.now();
   const made = await record(base, `${base}.recording`, random, profile);
   const recorded = performance.now();
@@ -204,7 +211,7 @@ for (let number = Number(firstText); number < Number(lastText); number++) {
     if (fault !== 'none' && fault !== 'copies' && tally.failed > 0) break;
     if (only !== undefined && image !== only) continue;
     counter.writeUInt32LE(image, 4);
-    writeSync(progress, counter, 0, 8, 0);
+    showProgress();
     const name = `recording ${number} (${profile}) image ${image} of seed ${seed}`;
     const random = seeded((seed ^ Math.imul(number + 1, 0x9e3779b1) ^ Math.imul(image + 1, 0x85ebca6b)) >>> 0);
     if (fault === 'copies') await runCopy(`${base}.image`, made, random, name);
