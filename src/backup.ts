@@ -9,7 +9,7 @@
  *   4. write the copy's header: D, not clean, an id of its own;
  *   5. recover the copy in a worker thread, which closes it clean, and let it take the destination's name.
  */
-import { type BigIntStats, lstatSync, type Stats, statSync } from 'node:fs';
+import { type BigIntStats, copyFileSync, lstatSync, type Stats, statSync } from 'node:fs';
 import { constants, copyFile, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
@@ -165,6 +165,10 @@ function isOwnFile(session: Session, destination: string): boolean {
   });
 }
 
+function hurriedCopy(copy: string): string {
+  return `${copy}-hurried`;
+}
+
 async function copyCheckpoint(session: Session, copy: string, enter: () => void): Promise<void> {
   // The store may have been closed while the folder was made.
   enter();
@@ -172,16 +176,44 @@ async function copyCheckpoint(session: Session, copy: string, enter: () => void)
   const pin = OWNERS_WORD + (session.owner & OWNER_SLOT_MASK) * OWNER_WORDS + O_PINNED_EPOCH_WORD;
   Atomics.store(fixed, pin, currentEpoch(session));
   let durable: number;
+  // A write in this thread that finds no room waits for what is pinned, and with it the event loop on which all of this goes on.
+  let hurried: { durable: number; error?: unknown } | undefined;
+  // Nothing is copied yet, so any later checkpoint will do.
+  session.hurryBackup = () => {
+    session.makeDurable?.();
+    Atomics.store(fixed, pin, Math.max(Atomics.load(fixed, pin), durableEpoch(session)));
+  };
   try {
     if (failpoint !== null) failpoint('backup.pinned');
     await checkpoint(session);
     enter();
     durable = durableEpoch(session);
+    const source = `/proc/self/fd/${fd}`;
+    session.hurryBackup = () => {
+      const whole = { durable: durableEpoch(session) };
+      try {
+        copyFileSync(source, hurriedCopy(copy), constants.COPYFILE_FICLONE);
+        hurried = whole;
+      } catch (error) {
+        hurried = { ...whole, error };
+      }
+      session.hurryBackup = null;
+      Atomics.store(fixed, pin, 0);
+    };
     if (failpoint !== null) failpoint('backup.durable');
-    await copyFile(`/proc/self/fd/${fd}`, copy, constants.COPYFILE_FICLONE);
+    const copying = copyFile(source, copy, constants.COPYFILE_FICLONE);
+    if (failpoint !== null) failpoint('backup.copying');
+    await copying;
     enter();
   } finally {
+    session.hurryBackup = null;
     if (!session.closed) Atomics.store(fixed, pin, 0);
+  }
+  if (hurried !== undefined) {
+    if (hurried.error !== undefined) throw hurried.error;
+    await rename(hurriedCopy(copy), copy);
+    enter();
+    durable = hurried.durable;
   }
   const copyFd = native.openFile(copy, OpenFlag.write, 0);
   try {

@@ -164,9 +164,12 @@ export function openControl(path: string, header: Header, extents: number, mode:
     }
     // Whoever else has it has another data file open, which had the name before (a backup or mv took it): what they go on
     // to store there, epochs and locks, must not be taken for this store's. Theirs lives on without a name.
-    for (let tries = 0; !native.tryLock(fd, OWNER_LOCK_BYTE, 1, true); tries++) {
-      if (tries === TRIES || !isNamed(path, header))
+    for (let tries = 0; ; tries++) {
+      const isAlone = native.tryLock(fd, OWNER_LOCK_BYTE, 1, true);
+      // (Whoever had it may be dead: then it is still that of the data file that has the name, with what it knows of failed syncs.)
+      if (!isNamed(path, header) || (tries === TRIES && !isAlone))
         throw storeError('ERR_STORE_CORRUPT', path, 'another store took its place while it was opened', { control: name }, 'try again');
+      if (isAlone) break;
       closeFile(fd);
       fd = -1;
       rmSync(name, { force: true });

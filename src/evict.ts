@@ -8,7 +8,7 @@ import { cleanDead } from './cleanup.js';
 import { placeFor } from './copy.js';
 import { forEachSegment } from './directory.js';
 import { StoreError, storeError } from './errors.js';
-import { availableExtents, reclaimQuarantine } from './extents.js';
+import { availableExtents, reclaimPinned, reclaimQuarantine } from './extents.js';
 import { failpoint } from './failpoints.js';
 import { largeShape } from './large.js';
 import {
@@ -101,7 +101,7 @@ export function waitForExtents(session: Session, need: number, deadline: number)
   for (let pause = FIRST_PAUSE; ; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
     if (failpoint !== null) failpoint('evict.waiting');
     // What was given up may wait for a checkpoint.
-    reclaimQuarantine(session);
+    reclaimPinned(session);
     if (availableExtents(session) >= need) return true;
     if (performance.now() >= deadline) return false;
     native.sleep(pause);
@@ -112,6 +112,8 @@ export function waitForExtents(session: Session, need: number, deadline: number)
 const ROUNDS = 20_000;
 /** As many in a row without room for a copy, each after all its patience: nobody gives anything back. */
 const FAILURES = 8;
+/** Segments in a row with nothing to drop: others have the room, for what they are about to write, and are waited for. */
+const EMPTY = 64;
 
 /** Makes `wanted` extents available. False: the store is too small. Called without a lock. */
 export function evictFor(session: Session, wanted: number): boolean {
@@ -120,13 +122,23 @@ export function evictFor(session: Session, wanted: number): boolean {
   // For much room many copies are made, and each may wait for a checkpoint: then rather half of a segment than a sixth.
   const least = wanted * 8 * EXTENT_SIZE > session.maxSize ? 1 / 2 : 0;
   let failures = 0;
+  let empty = 0;
   for (let round = 0; round < ROUNDS && failures < FAILURES; round++) {
     if (availableExtents(session) >= wanted) return true;
     // A checkpoint, only if it brings enough; else the next copy that finds no room asks for it.
     const quarantined = Atomics.load(session.memory.words[0]!, R_QUARANTINE_COUNT_WORD);
     if (availableExtents(session) + quarantined >= wanted) reclaimQuarantine(session);
     if (availableExtents(session) >= wanted) return true;
-    failures = evictFrom(session, Math.floor(Math.random() * 2 ** 32) | 0, 0, least) ? 0 : failures + 1;
+    const before = session.evictions;
+    if (!evictFrom(session, Math.floor(Math.random() * 2 ** 32) | 0, 0, least)) {
+      failures++;
+    } else if (session.evictions !== before) {
+      failures = empty = 0;
+    } else if (++empty === EMPTY) {
+      if (waitForExtents(session, wanted, performance.now() + PATIENCE)) return true;
+      failures++;
+      empty = 0;
+    }
   }
   return false;
 }

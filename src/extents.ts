@@ -1,3 +1,4 @@
+import { StoreError } from './errors.js';
 import { failpoint } from './failpoints.js';
 import {
   C_DURABLE_EPOCH_WORD,
@@ -38,7 +39,7 @@ import {
   X_SEGMENT_WORD,
   X_STATE_WORD,
 } from './layout.js';
-import { acquire, markClean, release, releaseDirty } from './lock.js';
+import { acquire, markClean, release, releaseDirty, sessionsOfThread } from './lock.js';
 import { corrupt, extentBase, extentWords } from './memory.js';
 import { clearRecency } from './recency.js';
 import type { Session } from './session.js';
@@ -276,6 +277,23 @@ export function reclaimQuarantine(session: Session, onlyOldest = false): void {
   // Who promises nothing after a power loss waits for no disk, and for nobody to leave a segment.
   if (session.options.durability !== 'none') session.makeDurable?.(onlyOldest ? retired : undefined);
   withAllocator(session, (r) => releaseReusable(session, r));
+}
+
+/** The same for who would wait for it: also what backups of this thread keep, which cannot end meanwhile. Called without any lock. */
+export function reclaimPinned(session: Session): void {
+  reclaimQuarantine(session);
+  let hasHurried = false;
+  for (const { storeKey, hurryBackup } of sessionsOfThread) {
+    if (hurryBackup === null || storeKey !== session.storeKey || Atomics.load(root(session), R_QUARANTINE_HEAD_WORD) === 0) continue;
+    try {
+      hurryBackup();
+    } catch (error) {
+      // A checkpoint that cannot be made.
+      if (!(error instanceof StoreError)) throw error;
+    }
+    hasHurried = true;
+  }
+  if (hasHurried) withAllocator(session, (r) => releaseReusable(session, r));
 }
 
 // Caller holds the allocator's lock.

@@ -106,6 +106,8 @@ export class Session {
   batchSlots: number[] = [];
   /** performance.now() before which they are not looked at again. */
   batchLook = 0;
+  /** Makes this open's backup keep no more space than it must, and ends its copy if need be: see backup.ts. null: none is under way. */
+  hurryBackup: (() => void) | null = null;
   /** Counters of this open, for stats(). */
   checkpoints = 0;
   /** Why the last close could not leave the store in order. */

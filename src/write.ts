@@ -13,7 +13,7 @@ import { forEachSegment } from './directory.js';
 import { StoreError, storeError } from './errors.js';
 import { appendEvent, isWatched, wakeWatchers } from './events.js';
 import { evictFor, evictFrom, PATIENCE, waitForExtents } from './evict.js';
-import { attachExtent, availableExtents, heldBackExtents, reclaimQuarantine, unreserveExtents } from './extents.js';
+import { attachExtent, availableExtents, heldBackExtents, reclaimPinned, reclaimQuarantine, unreserveExtents } from './extents.js';
 import { failpoint } from './failpoints.js';
 import { reclaimIfPossible } from './growth.js';
 import { fitsRecord, type LargeValue, writeLarge } from './large.js';
@@ -386,10 +386,10 @@ export function isNoRoom(error: unknown): boolean {
 /** No room in the file: compacts segments, wherever that gains an extent, until `wanted` are available. False: nothing was gained. */
 function reclaim(session: Session, wanted: number): boolean {
   // The space of those who died is not lost, only nobody has looked yet.
-  const dead = cleanDead(session);
-  reclaimQuarantine(session);
-  if (dead > 0 && availableExtents(session) >= wanted) return true;
   const before = availableExtents(session);
+  const dead = cleanDead(session);
+  reclaimPinned(session);
+  if ((dead > 0 || availableExtents(session) > before) && availableExtents(session) >= wanted) return true;
   forEachSegment(session, (head) => {
     const words = extentWords(session.memory, head);
     if (!isWorthSweeping(words, extentBase(head)) || availableExtents(session) >= wanted) return;

@@ -114,6 +114,59 @@ test.for(['none', 'checkpoint'] as const)(
   },
 );
 
+/** Points at which a backup keeps space: before anything is copied, and while it is. */
+test.for(
+  ['backup.pinned', 'backup.durable', 'backup.copying'].flatMap((point) =>
+    (['none', 'checkpoint'] as const).flatMap((durability) =>
+      (['auto', 'none'] as const).map((eviction) => ({ point, durability, eviction })),
+    ),
+  ),
+)(
+  'writes into a full store do not wait for the backup of their own thread, at $point, durability $durability, eviction $eviction',
+  async ({ point, durability, eviction }) => {
+    const path = join(freshFolder(), 'store');
+    const code = `
+      const { open } = await import(process.argv[1]);
+      const [path, point, durability, eviction] = process.argv.slice(2);
+      const store = open(path, { maxSize: '4mb', durability, eviction });
+      const text = (i) => String(i).padEnd(100, '.');
+      // Nearly all of the room, in either kind; each round of overwriting needs all of it again.
+      const round = (n) => {
+        for (let i = 0; i < (eviction === 'auto' ? 12_000 : 6000); i++) store.set('key ' + i, text(n * 100_000 + i));
+      };
+      for (let n = 0; n < 4; n++) round(n);
+      let passed = 0;
+      globalThis[Symbol.for('mmapkv.failpoint')] = (name) => {
+        if (name === point && passed++ === 0) for (let n = 4; n < 8; n++) round(n);
+      };
+      await store.backup(path + ' 2');
+      round(8);
+      console.log(passed);
+      store.close();`;
+    const child = spawn(
+      process.execPath,
+      ['--input-type=module', '-e', code, new URL('../dist/index.js', import.meta.url).href, path, point, durability, eviction],
+      { env: { ...process.env, MMAPKV_FAILPOINTS: '*=call' }, stdio: ['ignore', 'pipe', 'pipe'] },
+    );
+    let output = '';
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (text) => (output += text));
+    await once(child, 'close');
+    expect(output).toBe('1\n');
+    const copy = open(`${path} 2`, { create: false });
+    expect((await copy.check()).problems).toEqual([]);
+    expect(copy.size).toBeGreaterThan(eviction === 'auto' ? 6000 : 5999);
+    // Of the moment before the burst, or of one within it.
+    for (const [key, value] of copy) {
+      const number = Number.parseInt(String(value), 10);
+      expect(`key ${number % 100_000}`).toBe(key);
+      const round = Math.floor(number / 100_000);
+      expect(round).toBeLessThan(8);
+      if (eviction === 'none') expect(round).toBeGreaterThan(2);
+    }
+    copy.close();
+  },
+);
+
 test('a backup takes the place of a file, and refuses the store itself and what is no folder', async () => {
   const folder = freshFolder();
   const path = join(folder, 'store');

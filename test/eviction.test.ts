@@ -169,6 +169,28 @@ test('a cache takes back what killed processes had for large values, rather than
   expect((await store.check()).problems).toEqual([]);
 });
 
+test('a batch for which another one has the room ends soon, when nothing is left to drop: it rebuilt empty segments 20,000 times', async () => {
+  const { path, store } = newCache({ maxSize: '1.5mb' });
+  for (let i = 0; i < 20_000; i++) store.set(`key ${i}`, valueFor(`key ${i}`, 100));
+  const batch = (name: string) => {
+    const values = store.batch();
+    for (let i = 0; i < 5; i++) values.set(`${name} ${i}`, Buffer.alloc(100_000, i));
+    return values;
+  };
+  const peer = startPeer('caller', { path, options: { durability: 'none' } }, { failpoints: 'batch.reserved=stop' });
+  expect(await peer.hear()).toBe('ready');
+  peer.say(['fill in a batch', 'held ', 5, 100_000, 'large', 'nobody']);
+  await until(() => isStopped(peer.pid), 'it has the room for its batch');
+  const before = store.stats().compactions;
+  expect(() => batch('refused').commit()).toThrow(expect.objectContaining({ code: 'ERR_STORE_FULL' }));
+  expect(store.stats().compactions - before).toBeLessThan(2000);
+  peer.kill('SIGCONT');
+  expect(await peer.hear()).toHaveProperty('value');
+  batch('taken').commit();
+  expect(store.get('taken 4')).toEqual(Buffer.alloc(100_000, 4));
+  expect((await store.check()).problems).toEqual([]);
+});
+
 test('expired entries go first', () => {
   const { store } = newCache();
   // About half of the room, used all the time; the other half expires.

@@ -23,6 +23,7 @@ test.for([
   'backup.begun',
   'backup.pinned',
   'backup.durable',
+  'backup.copying',
   'backup.copied',
   'backup.recovered',
   'backup.named',

@@ -167,6 +167,7 @@ const elsewhere = [
   'backup.begun',
   'backup.pinned',
   'backup.durable',
+  'backup.copying',
   'backup.copied',
   'backup.recovered',
   'backup.named',

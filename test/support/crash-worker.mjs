@@ -131,12 +131,12 @@ async function runCopy(path, { recording, history }, random, name) {
   }
 }
 
-/** Builds and verifies one image; now and then crashes again in the middle of its recovery. */
 function showProgress() {
   counter.writeUInt32LE(tally.images, 8);
   writeSync(progress, counter, 0, counter.length, 0);
 }
 
+/** Builds and verifies one image; now and then crashes again in the middle of its recovery. */
 async function runImage(path, made, random, depth, name) {
   const { recording, history, control } = made;
   const plan = planImage(recording, random);
