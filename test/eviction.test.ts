@@ -170,7 +170,7 @@ test('a cache takes back what killed processes had for large values, rather than
 });
 
 test('a batch for which another one has the room ends soon, when nothing is left to drop: it rebuilt empty segments 20,000 times', async () => {
-  const { path, store } = newCache({ maxSize: '1.5mb' });
+  const { path, store } = newCache({ maxSize: '2mb' });
   for (let i = 0; i < 20_000; i++) store.set(`key ${i}`, valueFor(`key ${i}`, 100));
   const batch = (name: string) => {
     const values = store.batch();
