@@ -124,7 +124,7 @@ export function fromSystemError(error: unknown, path: string, doing: string): Er
         path,
         `no space is left for the store (${doing})`,
         facts,
-        'make room on its file system; reads and deletes still work',
+        `${code === 'EFBIG' ? 'raise the limit of the size of a file (ulimit -f)' : 'make room on its file system'}; reads and deletes still work`,
         error,
       );
     case 'ENOMEM':
