@@ -249,10 +249,10 @@ function recoverCopy(session: Session, copy: string): Promise<void> {
   });
 }
 
-/** What Node says of a thread that cannot be begun, or that finds no memory. */
+/** What Node says of a thread that cannot be begun, or that finds no memory, or no descriptor to read its program (in words of its own). */
 function isOfThread(error: unknown): boolean {
-  const { code } = error as { code?: unknown };
-  return code === 'ERR_WORKER_INIT_FAILED' || code === 'ERR_WORKER_OUT_OF_MEMORY';
+  const { code, message } = error as { code?: unknown; message?: unknown };
+  return code === 'ERR_WORKER_INIT_FAILED' || code === 'ERR_WORKER_OUT_OF_MEMORY' || /too many open files/i.test(String(message));
 }
 
 function noThread(target: string, cause: unknown): Error {
