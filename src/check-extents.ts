@@ -56,12 +56,26 @@ const LOOKS = 8;
 const LATER_LOOKS = 20;
 const PAUSE = 5;
 
-/** `lookAgain` says what refers to extents now, for one that nothing referred to before. */
+/** An extent in use that nothing referred to, and what is to be looked at again for it, if anything: see lookAgain. */
+interface Suspect {
+  extent: number;
+  birth: number;
+  state: number;
+  kind: number;
+  owner: number;
+  isPart: boolean;
+  isLookedFor: boolean;
+}
+
+/**
+ * `lookAgain` says what refers to extents now, for one that nothing referred to before: what the directory does
+ * (KIND_DIRECTORY), the segment with this head (KIND_HEAD), or that for this hash.
+ */
 export function checkExtents(
   session: Session,
   report: Report,
   referred: References,
-  lookAgain: (extent: number, kind: number, owner: number, found: References) => void,
+  lookAgain: (kind: number, owner: number, found: References) => void,
 ): void {
   const suspects = new Map<number, number>();
   if (session.readOnly) {
@@ -80,7 +94,22 @@ export function checkExtents(
     withAllocator(session, () => look(session, report, referred, suspects));
   }
   for (let looks = 1; suspects.size > 0; looks++) {
-    for (const [extent, birth] of suspects) if (!isLeaked(session, extent, birth, lookAgain)) suspects.delete(extent);
+    const found = new Map<string, References>();
+    const round: Suspect[] = [];
+    for (const [extent, birth] of suspects) {
+      const suspect = suspectOf(session, extent, birth);
+      if (suspect === undefined) suspects.delete(extent);
+      else round.push(suspect);
+    }
+    for (const { kind, owner, isLookedFor } of round) {
+      const name = `${kind} ${owner}`;
+      if (!isLookedFor || found.has(name)) continue;
+      found.set(name, new References());
+      lookAgain(kind, owner, found.get(name)!);
+    }
+    for (const suspect of round) {
+      if (!isLeaked(session, suspect, found.get(`${suspect.kind} ${suspect.owner}`))) suspects.delete(suspect.extent);
+    }
     if (!session.readOnly || looks === LATER_LOOKS) break;
     if (suspects.size > 0) native.sleep(PAUSE);
   }
@@ -202,21 +231,29 @@ function reserverTest(session: Session): (owner: number) => boolean {
  * somebody's again: then it was born anew. The order matters: who gives extents up holds the segment's lock until each
  * of them says so itself.
  */
-function isLeaked(session: Session, extent: number, birth: number, lookAgain: Parameters<typeof checkExtents>[3]): boolean {
+function suspectOf(session: Session, extent: number, birth: number): Suspect | undefined {
   const words = extentWords(session.memory, extent);
   const base = extentBase(extent);
   const state = Atomics.load(words, base + X_STATE_WORD);
   const owner = state === KIND_HEAD ? extent : words[base + X_SEGMENT_WORD]!;
-  const isStill = () => Atomics.load(words, base + X_STATE_WORD) === state && words[base + X_BIRTH_WORD] === birth;
-  if (state <= KIND_QUARANTINED || state > KIND_NOTE || !isStill()) return false;
+  if (state <= KIND_QUARANTINED || state > KIND_NOTE || !isStill(session, extent, state, birth)) return undefined;
   const isPart = state === KIND_HEAD || state === KIND_LOG || state === KIND_INDEX;
-  if (isPart && isBusy(session, owner)) return false;
-  const referred = new References();
   // The segment that a value was part of may be replaced already, and its holder be about to retire the value.
-  if (!isPart && isReplacing(session)) return false;
-  if (!isPart || stateIsHead(session, owner)) lookAgain(extent, state === KIND_DIRECTORY ? state : isPart ? KIND_HEAD : 0, owner, referred);
-  if (referred.get(extent) === birth || (isPart ? isBusy(session, owner) : isReplacing(session))) return false;
-  return isStill();
+  if (isPart ? isBusy(session, owner) : isReplacing(session)) return undefined;
+  const kind = state === KIND_DIRECTORY ? state : isPart ? KIND_HEAD : 0;
+  return { extent, birth, state, kind, owner, isPart, isLookedFor: !isPart || stateIsHead(session, owner) };
+}
+
+/** The rest of the question, after what might refer to it was looked at. */
+function isLeaked(session: Session, { extent, birth, state, owner, isPart }: Suspect, found: References | undefined): boolean {
+  if (found?.get(extent) === birth || (isPart ? isBusy(session, owner) : isReplacing(session))) return false;
+  return isStill(session, extent, state, birth);
+}
+
+function isStill(session: Session, extent: number, state: number, birth: number): boolean {
+  const words = extentWords(session.memory, extent);
+  const base = extentBase(extent);
+  return Atomics.load(words, base + X_STATE_WORD) === state && words[base + X_BIRTH_WORD] === birth;
 }
 
 /** Does somebody hold the lock of a segment that is replaced? What it alone referred to is in its holder's hands. */

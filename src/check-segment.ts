@@ -79,11 +79,24 @@ export function checkSegment(session: Session, head: number, report: Report, ref
       at(`the log has ${logCount} extents`, S_LOG_COUNT_WORD, 'LOG');
       return;
     }
-    for (let i = 1; i < logCount; i++) checkPart(session, words[base + LOG_LIST_WORD + i]!, KIND_LOG, head, i, report, referred);
+    // Lists that are said to be longer than they are go on with extent 0, again and again.
+    for (let i = 1; i < logCount; i++) {
+      const part = words[base + LOG_LIST_WORD + i]!;
+      if (part === 0) {
+        at(`the log has ${logCount} extents, of which ${i} are named`, LOG_LIST_WORD + i, 'LOG');
+        break;
+      }
+      checkPart(session, part, KIND_LOG, head, i, report, referred);
+    }
     const indexCount = Math.min(indexExtentCount(index), INDEX_LIST_COUNT);
-    for (let i = 0; i < indexCount; i++) checkPart(session, words[base + indexListWord(index) + i]!, KIND_INDEX, head, i, report, referred);
-    // An index that is said to be larger than it is: its slots would be those of extent 0, again and again.
-    if (words.subarray(base + indexListWord(index), base + indexListWord(index) + indexCount).includes(0)) return;
+    for (let i = 0; i < indexCount; i++) {
+      const part = words[base + indexListWord(index) + i]!;
+      if (part === 0) {
+        at(`the index has ${indexCount} extents, of which ${i} are named`, indexListWord(index) + i);
+        return;
+      }
+      checkPart(session, part, KIND_INDEX, head, i, report, referred);
+    }
     const damagedPlaces = new Set<number>();
     const {
       places,

@@ -39,6 +39,8 @@ import type { Session } from './session.js';
 
 /** Looks at a segment that changes all the time, for a read-only open. */
 const LOOKS = 50;
+/** The same when it is asked again and again whether it refers to an extent. */
+const FEWER_LOOKS = 8;
 
 /** The whole check at once. */
 export function checkStore(session: Session): CheckReport {
@@ -74,11 +76,13 @@ export function* checkSteps(session: Session): Generator<number, CheckReport> {
       seen.set(i, checkOneSegment(session, i, report, referred));
       yield i / directoryCount(session);
     }
-    checkExtents(session, report, referred, (_extent, kind, owner, found) => {
+    checkExtents(session, report, referred, (kind, owner, found) => {
       const recheck = new Report();
       if (kind === KIND_DIRECTORY) checkDirectory(session, recheck, found);
-      else if (kind !== KIND_HEAD) checkOneSegment(session, owner, recheck, found);
-      else checkOneSegment(session, extentWords(session.memory, owner)[extentBase(owner) + S_PREFIX_WORD]!, recheck, found);
+      else {
+        const hash = kind === KIND_HEAD ? extentWords(session.memory, owner)[extentBase(owner) + S_PREFIX_WORD]! : owner;
+        checkOneSegment(session, hash, recheck, found, FEWER_LOOKS);
+      }
     });
   } catch (error) {
     if (error instanceof StoreError && error.code !== 'ERR_STORE_CORRUPT') throw error;
@@ -165,7 +169,7 @@ function checkDirectory(session: Session, report: Report, referred: References):
 class Hopeless extends Error {}
 
 /** Looks at the segment for `hash` under its lock, or until it kept still. Returns its depth. */
-function checkOneSegment(session: Session, hash: number, report: Report, referred: References): number {
+function checkOneSegment(session: Session, hash: number, report: Report, referred: References, most = LOOKS): number {
   for (let looks = 0; ; looks++) {
     const head = locate(session, hash);
     const words = extentWords(session.memory, head);
@@ -192,7 +196,7 @@ function checkOneSegment(session: Session, hash: number, report: Report, referre
     checkSegment(session, head, trial, found);
     const isSame = Atomics.load(words, base) === generation;
     const isStill = isSame && Atomics.load(words, base + S_SEQUENCE_LOW_WORD) === sequence;
-    if (!trial.ok && looks < LOOKS) {
+    if (!trial.ok && looks < most) {
       // Still, and yet not in order: a writer may be between its stores.
       if (isStill) native.sleep(0.2);
       continue;

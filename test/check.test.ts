@@ -370,6 +370,22 @@ test('onProgress is told how far it is, up to 1', async () => {
   store.close();
 });
 
+test('a list of extents that is said to be longer than it is is told of once: a read-only check of it took a minute', async () => {
+  for (const [word, value, code] of [
+    [L.S_INDEX_WORD, L.INDEX_LIST_BIT | 20, 'SEGMENT'],
+    [L.S_LOG_COUNT_WORD, 4000, 'LOG'],
+  ] as const) {
+    const copy = new Copy();
+    const [head] = copy.extents(L.KIND_HEAD);
+    copy.words[copy.base(head!) + word] = value;
+    const file = join(folder, `list ${word}`);
+    writeFileSync(file, copy.bytes);
+    const problems = await problemsOf(file);
+    expect(problems.filter(({ message }) => /of which \d+ are named/.test(message!)).map((problem) => problem.code)).toEqual([code]);
+    expect(problems.filter(({ code }) => code === 'SEGMENT' || code === 'LOG').length).toBeLessThan(5);
+  }
+});
+
 test('an index that is said to have a million slots is told of once an extent at most, not once a slot', async () => {
   // Bit 7 is nobody's: then the word is damaged, and nothing is looked up by it.
   for (const [word, isKnown] of [
