@@ -215,10 +215,11 @@ export class Workload {
     const key = this.liveKey();
     if (key === undefined) return;
     const [counter, size] = this.values.get(key);
-    this.run([[key, counter, size]], () => {
+    const work = () => {
       this.store.touch(key, 1e9 + this.random.below(1e6));
       return this.store.getEntry(key);
-    });
+    };
+    this.run([[key, counter, size]], work, { touches: true });
   }
 
   clear() {
